@@ -1,0 +1,107 @@
+package dsas
+
+import "time"
+
+// Phase is where a node's latest boot is; it derives from events.
+type Phase string
+
+// The phases in the order of a good boot, then the ways out of it.
+const (
+	PhaseNew      Phase = "new"      // known, nothing heard yet
+	PhasePower    Phase = "power"    // told to power-cycle, nothing heard since
+	PhaseDHCP     Phase = "dhcp"     // the firmware asks for an address
+	PhaseLoader   Phase = "loader"   // NBP or boot script taken
+	PhaseKernel   Phase = "kernel"   // kernel and initramfs taken
+	PhaseInit     Phase = "init"     // our init reports: network is up
+	PhaseFetch    Phase = "fetch"    // the image is being fetched
+	PhaseServices Phase = "services" // switched to the role's root, services start
+	PhaseReady    Phase = "ready"
+	PhaseFailed   Phase = "failed"
+	PhaseLost     Phase = "lost" // was ready, heartbeats stopped
+	PhaseOff      Phase = "off"  // powered off by the operator
+)
+
+// Kind says what an event is about: "<who>.<what>".
+type Kind string
+
+// The kinds. Those that begin with "node." come from the node itself, signed.
+const (
+	KindDHCP         Kind = "dhcp.ack"       // address and boot file given
+	KindRefused      Kind = "dhcp.refused"   // e.g. unknown architecture; message says why
+	KindNBP          Kind = "tftp.nbp"       // boot loader sent
+	KindScript       Kind = "boot.script"    // loader's script or configuration sent; a boot begins
+	KindKernel       Kind = "boot.kernel"    // kernel sent
+	KindInitramfs    Kind = "boot.initramfs" // initramfs sent
+	KindConfigTaken  Kind = "boot.config"    // node config given for the token
+	KindInit         Kind = "node.init"      // init is up with its network
+	KindFetch        Kind = "node.fetch"     // begins to fetch the image
+	KindFetched      Kind = "node.fetched"   // image unpacked
+	KindPartBad      Kind = "node.part-bad"  // a part was refused: wrong digest
+	KindConf         Kind = "node.conf"      // dsas.conf applied
+	KindConfError    Kind = "node.conf-error"
+	KindSwitched     Kind = "node.switched" // runs in the role's root
+	KindService      Kind = "node.service"  // a service started, ended, became healthy or ill
+	KindReady        Kind = "node.ready"
+	KindFailed       Kind = "node.failed"
+	KindLink         Kind = "node.link"  // a bond's active port changed
+	KindFiles        Kind = "node.files" // rendered files changed and were applied
+	KindWarning      Kind = "node.warning"
+	KindLost         Kind = "node.lost"     // heartbeats stopped; said by the server
+	KindBack         Kind = "node.back"     // heartbeats are back; said by the server
+	KindPower        Kind = "power"         // message: on, off, cycle, and who
+	KindAssigned     Kind = "node.assigned" // operator changed the role
+	KindChanged      Kind = "node.changed"  // operator added or changed the node
+	KindSiteChanged  Kind = "site.changed"
+	KindUnknown      Kind = "unknown.seen" // an unknown MAC was recorded for the first time
+	KindImage        Kind = "image.published"
+	KindServer       Kind = "server"
+	KindLoaderFailed Kind = "boot.loader-failed"
+)
+
+// Event is one fact about a node with a time.
+type Event struct {
+	ID       int64         `json:"id,omitempty"` // given by the store, ascending
+	Time     time.Time     `json:"time"`
+	Node     string        `json:"node,omitempty"`
+	MAC      MAC           `json:"mac,omitzero"`
+	Boot     string        `json:"boot,omitempty"` // id of the boot it belongs to
+	Kind     Kind          `json:"kind"`
+	Message  string        `json:"message,omitempty"`
+	Duration time.Duration `json:"duration,omitempty"` // nanoseconds
+	Bytes    int64         `json:"bytes,omitempty"`
+	Detail   string        `json:"detail,omitempty"` // e.g. the end of a log
+}
+
+// PhaseAfter gives the phase a node is in after e, when it was in p before.
+func PhaseAfter(p Phase, e Event) Phase {
+	switch e.Kind {
+	case KindDHCP:
+		// A running node that renews is not booting again.
+		if p == PhaseReady || p == PhaseServices || p == PhaseInit || p == PhaseFetch {
+			return p
+		}
+		return PhaseDHCP
+	case KindNBP, KindScript:
+		return PhaseLoader
+	case KindKernel, KindInitramfs:
+		return PhaseKernel
+	case KindInit, KindConfigTaken:
+		return PhaseInit
+	case KindFetch:
+		return PhaseFetch
+	case KindSwitched:
+		return PhaseServices
+	case KindReady, KindBack:
+		return PhaseReady
+	case KindFailed, KindPartBad, KindLoaderFailed:
+		return PhaseFailed
+	case KindLost:
+		return PhaseLost
+	case KindPower:
+		if e.Message == "off" {
+			return PhaseOff
+		}
+		return PhasePower
+	}
+	return p
+}

@@ -1,0 +1,70 @@
+package dsas
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// Digest names content, as OCI writes it: "sha256:" and 64 hex digits.
+type Digest string
+
+var digestRE = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// ParseDigest refuses anything but sha256 with 64 lower-case hex digits, so
+// that a digest can be used as a file name.
+func ParseDigest(s string) (Digest, error) {
+	if !digestRE.MatchString(s) {
+		return "", fmt.Errorf("digest %.80q: want sha256: and 64 hex digits: %w", s, ErrInvalid)
+	}
+	return Digest(s), nil
+}
+
+// Hex gives the digits after "sha256:".
+func (d Digest) Hex() string {
+	if len(d) < 7 {
+		return ""
+	}
+	return string(d[7:])
+}
+
+// Short gives the first 12 digits, for tables.
+func (d Digest) Short() string {
+	if h := d.Hex(); len(h) >= 12 {
+		return h[:12]
+	}
+	return string(d)
+}
+
+// MediaTarZstd is an image layer as a tar compressed with zstd (OCI image
+// specification, layer media types).
+const MediaTarZstd = "application/vnd.oci.image.layer.v1.tar+zstd"
+
+// Part is one layer of an image, as it travels.
+type Part struct {
+	Digest    Digest `json:"digest"`             // of the compressed bytes
+	DiffID    Digest `json:"diffId"`             // of the tar inside
+	Size      int64  `json:"size"`               // compressed bytes
+	Unpacked  int64  `json:"unpacked,omitempty"` // bytes of tmpfs it takes
+	MediaType string `json:"mediaType"`
+	Title     string `json:"title,omitempty"` // "base", "packages", "files", "modules"
+}
+
+// Manifest is an image: a role's root file system at one version. Parts apply
+// in order; later parts win, and whiteouts (".wh.NAME") remove.
+type Manifest struct {
+	Role    string    `json:"role"`
+	Created time.Time `json:"created"`
+	Kernel  string    `json:"kernel"` // release whose modules it holds, "6.1.0-41-amd64"
+	Parts   []Part    `json:"parts"`
+	Memory  int64     `json:"memory,omitempty"` // bytes the role needs, from its definition
+	Digest  Digest    `json:"digest,omitempty"` // of this manifest's JSON without this field
+}
+
+// BootSet is the kernel and initramfs all roles boot with.
+type BootSet struct {
+	Release   string `json:"release"` // kernel release
+	Kernel    Part   `json:"kernel"`
+	Initramfs Part   `json:"initramfs"`
+	Firmware  *Part  `json:"firmware,omitempty"` // optional second cpio: NIC firmware, microcode
+}

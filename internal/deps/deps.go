@@ -1,0 +1,42 @@
+//go:build deps
+
+// Package deps pins libraries while the parts that use them are being written.
+package deps
+
+import (
+	_ "aead.dev/minisign"
+	_ "filippo.io/age"
+	_ "github.com/alecthomas/kong"
+	_ "github.com/bougou/go-ipmi/pkg/client"
+	_ "github.com/cavaliergopher/cpio"
+	_ "github.com/chromedp/chromedp"
+	_ "github.com/go-chi/chi/v5"
+	_ "github.com/goccy/go-yaml"
+	_ "github.com/google/go-containerregistry/pkg/v1"
+	_ "github.com/google/renameio/v2"
+	_ "github.com/insomniacslk/dhcp/dhcpv4"
+	_ "github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+	_ "github.com/insomniacslk/dhcp/dhcpv4/server4"
+	_ "github.com/klauspost/compress/zstd"
+	_ "github.com/mattn/go-sqlite3"
+	_ "github.com/mdlayher/packet"
+	_ "github.com/moby/ipvs"
+	_ "github.com/pin/tftp/v3"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/u-root/gobusybox/src/cmd/makebb"
+	_ "github.com/u-root/u-root/cmds/core/gosh"
+	_ "github.com/u-root/u-root/cmds/core/ip"
+	_ "github.com/u-root/u-root/cmds/core/ls"
+	_ "github.com/u-root/u-root/pkg/kmodule"
+	_ "github.com/u-root/u-root/pkg/libinit"
+	_ "github.com/vishvananda/netlink"
+	_ "golang.org/x/crypto/argon2"
+	_ "golang.org/x/crypto/ssh"
+	_ "golang.org/x/net/ipv4"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "golang.org/x/tools/go/packages"
+	_ "mvdan.cc/sh/v3/expand"
+	_ "mvdan.cc/sh/v3/syntax"
+)

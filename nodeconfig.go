@@ -1,0 +1,45 @@
+package dsas
+
+import "time"
+
+// NodeConfig is what one node fetches at boot, once its token is accepted.
+// It holds secrets (the host key, the session key) and is never logged.
+type NodeConfig struct {
+	Node     string    `json:"node"`
+	Boot     string    `json:"boot"`
+	Role     Role      `json:"role"`
+	Manifest Manifest  `json:"manifest"`
+	Conf     string    `json:"conf"`  // text of /etc/dsas.conf
+	Files    []File    `json:"files"` // rendered templates, resolv.conf, hosts, host keys, authorized keys
+	Time     time.Time `json:"time"`  // the server's clock
+	// FilesTag names the state of the rendered files: what the long poll
+	// for changes sends as If-None-Match.
+	FilesTag   string        `json:"filesTag"`
+	SessionKey []byte        `json:"sessionKey"` // signs events
+	Heartbeat  time.Duration `json:"heartbeat"`
+}
+
+// File is one rendered file.
+type File struct {
+	Path    string `json:"path"`
+	Mode    uint32 `json:"mode"`
+	Owner   string `json:"owner,omitempty"` // "user:group" by name; empty: root
+	Content []byte `json:"content"`
+	Service string `json:"service,omitempty"` // reloaded when the content changes
+}
+
+// Boot is one boot of a node, from script to the next one. The server keeps
+// it on disk: a restart in the middle must not brick the boot.
+type Boot struct {
+	ID        string    `json:"id"`
+	Node      string    `json:"node"`
+	MAC       MAC       `json:"mac"`
+	Role      string    `json:"role"`
+	Image     Digest    `json:"image"`
+	TokenHash []byte    `json:"-"` // SHA-256 of the token
+	Session   []byte    `json:"-"` // session key, encrypted at rest
+	Created   time.Time `json:"created"`
+	// FirstEvent is when the node first proved that it has the session key:
+	// from then on the token is worth nothing.
+	FirstEvent time.Time `json:"firstEvent,omitzero"`
+}
