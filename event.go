@@ -105,3 +105,13 @@ func PhaseAfter(p Phase, e Event) Phase {
 	}
 	return p
 }
+
+// EventFilter selects events. The zero value selects all, from the oldest;
+// answers are ascending by ID in any case.
+type EventFilter struct {
+	Node  string // of this node only
+	Boot  string // of this boot only
+	After int64  // with an ID greater than this
+	Limit int    // at most so many; 0: the store's own limit
+	Last  bool   // the last Limit ones instead of the first
+}

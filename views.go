@@ -1,0 +1,82 @@
+package dsas
+
+import (
+	"net/netip"
+	"time"
+)
+
+// What the operator's API (/api/v1) answers, beside the domain types
+// themselves: the server's api package writes these and the client reads them.
+
+// NodeView is a node with what its events have told.
+type NodeView struct {
+	Node   Node       `json:"node"`
+	Status NodeStatus `json:"status"`
+}
+
+// RoleView is a role with its current image and where its definition lies.
+type RoleView struct {
+	Role   Role      `json:"role"`
+	Image  *Manifest `json:"image"`  // nil: not built yet
+	Source string    `json:"source"` // "shipped" or the definition's folder
+}
+
+// ImagesView is what there is to boot.
+type ImagesView struct {
+	Boot   *BootSet   `json:"boot"` // nil: not built yet
+	Images []Manifest `json:"images"`
+}
+
+// The power actions.
+const (
+	PowerOn     = "on"
+	PowerOff    = "off"
+	PowerCycle  = "cycle"
+	PowerStatus = "status"
+)
+
+// PowerRequest asks for one action on many nodes.
+type PowerRequest struct {
+	Nodes  []string `json:"nodes"`
+	Action string   `json:"action"`
+}
+
+// PowerResult is what became of it on one node: State ("on", "off") or Error.
+type PowerResult struct {
+	Node  string `json:"node"`
+	State string `json:"state,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
+// SSHInfo is what an operator needs to reach a node's sshd.
+type SSHInfo struct {
+	Address netip.Addr `json:"address"`
+	Port    uint16     `json:"port,omitempty"`  // 0: 22
+	HostKey string     `json:"hostKey"`         // public, as in authorized_keys: "ssh-ed25519 AAAA..."
+	Netns   string     `json:"netns,omitempty"` // network namespace the node lives in, if any (the lab)
+}
+
+// Token lets a program or an operator elsewhere use the API over HTTPS. The
+// secret itself is shown once, when it is made; only its hash is kept.
+type Token struct {
+	Name     string    `json:"name"`
+	Hash     []byte    `json:"-"` // SHA-256 of the secret
+	Created  time.Time `json:"created"`
+	LastUsed time.Time `json:"lastUsed,omitzero"`
+}
+
+// NewToken is a token just made.
+type NewToken struct {
+	Token
+	Secret string `json:"secret"`
+}
+
+// ServerStatus is what the server says of itself.
+type ServerStatus struct {
+	Version   string            `json:"version"`
+	Started   time.Time         `json:"started"`
+	Listeners map[string]string `json:"listeners,omitempty"` // by purpose: "dhcp": "0.0.0.0:67"
+	Discovery bool              `json:"discovery"`           // unknown MACs boot the inventory role
+	Subnets   []Subnet          `json:"subnets,omitempty"`
+	Nodes     map[Phase]int     `json:"nodes,omitempty"` // how many nodes are in each phase
+}
