@@ -1,0 +1,220 @@
+package boot
+
+import (
+	"fmt"
+	"strings"
+
+	"dsas"
+)
+
+// NBP file names, as package loaders installs them and TFTP serves them.
+const (
+	FileUndionly  = "undionly.kpxe" // iPXE on the BIOS's own UNDI driver
+	FileSNPOnly   = "snponly.efi"   // iPXE on the firmware's own SNP driver
+	FileLPXELINUX = "lpxelinux.0"   // PXELINUX with HTTP
+	FileLdlinux   = "ldlinux.c32"   // what PXELINUX loads first
+)
+
+// TFTPPath gives the path a loader file is served at. It carries the MAC
+// because TFTP has no identity of its own.
+func TFTPPath(mac dsas.MAC, file string) string { return "nbp/" + mac.Dashed() + "/" + file }
+
+// ScriptURL gives where a node's iPXE script is.
+func ScriptURL(server string, mac dsas.MAC) string {
+	return server + "/boot/" + mac.Dashed() + "/script.ipxe"
+}
+
+// Decide gives the plan for r. It is a function of r alone.
+func Decide(r Request) Plan {
+	p := Plan{MAC: r.MAC, Node: r.Node, Server: r.Server, Step: r.Step, Role: r.Role()}
+	if r.MAC.IsZero() {
+		return p.end(Ignore, "The request carries no Ethernet address, so it cannot be anyone's.")
+	}
+	if r.Step == StepDHCP && !r.IsPXE() {
+		return p.end(AddressOnly, "An operating system asks (no PXE vendor class, option 60), not boot firmware: an address is all it wants.")
+	}
+	why := p.content(r)
+	switch r.Step {
+	case StepScript:
+		p.Loader = "ipxe"
+		return p.script(why)
+	case StepTFTPConfig:
+		p.Loader = string(dsas.LoaderPXELINUX)
+		return p.script(why)
+	case StepDHCP:
+		return p.dhcp(r, why)
+	}
+	return p.end(Ignore, fmt.Sprintf("Nobody asks at step %q.", r.Step))
+}
+
+// content fills in kernel and initramfs, or says why there are none.
+func (p *Plan) content(r Request) string {
+	switch {
+	case r.Node == nil && !r.Discovery:
+		return fmt.Sprintf("MAC %s belongs to no node and discovery is off; add it with: dsas node add NAME --mac %s", r.MAC, r.MAC)
+	case p.Role == "":
+		return fmt.Sprintf("Node %s has no role; give it one with: dsas node set %s --role ROLE", r.Node.Name, r.Node.Name)
+	case r.Boot == nil:
+		return "No kernel and initramfs are built yet; build them with: dsas image build " + p.Role
+	case r.Image == nil:
+		return fmt.Sprintf("Role %s has no image yet; build it with: dsas image build %s", p.Role, p.Role)
+	}
+	for _, part := range []*dsas.Part{&r.Boot.Kernel, &r.Boot.Initramfs, r.Boot.Firmware} {
+		if part == nil {
+			continue
+		}
+		// Digests become URLs in scripts: nothing else may stand there.
+		if _, err := dsas.ParseDigest(string(part.Digest)); err != nil {
+			return "The kernel and initramfs on record are damaged (a digest is not one); build them anew with: dsas image build " + p.Role
+		}
+	}
+	p.Kernel = blobURL(r.Server.URL, r.Boot.Kernel.Digest)
+	// Firmware first: early microcode is only found in the first cpio
+	// (kernel: Documentation/arch/x86/microcode.rst); for /lib/firmware the
+	// order does not matter.
+	if r.Boot.Firmware != nil {
+		p.Initrds = append(p.Initrds, Initrd{"firmware", blobURL(r.Server.URL, r.Boot.Firmware.Digest)})
+	}
+	p.Initrds = append(p.Initrds, Initrd{"initramfs", blobURL(r.Server.URL, r.Boot.Initramfs.Digest)})
+	p.Image = &r.Image.Digest
+	return ""
+}
+
+func blobURL(server string, d dsas.Digest) string {
+	return server + "/v2/dsas/boot/blobs/" + string(d)
+}
+
+// script ends a plan at the last step: kernel, or a text that says why not.
+func (p Plan) script(why string) Plan {
+	if why != "" {
+		return p.end(Script, why)
+	}
+	return p.end(Script, fmt.Sprintf("%s boots as %s.", p.who(), p.Role))
+}
+
+// dhcp picks the boot file.
+func (p Plan) dhcp(r Request, why string) Plan {
+	if r.IsIPXE() {
+		return p.ipxe(r, why)
+	}
+	if why != "" {
+		return p.end(AddressOnly, why)
+	}
+	arch, ok := r.arch()
+	if !ok {
+		return p.end(Refuse, fmt.Sprintf("The request says nothing of its architecture (option 93; vendor class %.40q): a boot loader for the wrong one would hang the box.", r.VendorClass))
+	}
+	file, note, ok := nbpFor(arch, r.Node)
+	if !ok {
+		return p.end(Refuse, note)
+	}
+	return p.nbp(file, fmt.Sprintf("%s firmware of %s gets %s by TFTP%s, on its way to role %s.", arch, p.who(), file, note, p.Role))
+}
+
+// ipxe answers an iPXE: the one we sent, or one that lives in a ROM.
+func (p Plan) ipxe(r Request, why string) Plan {
+	if r.Node == nil && why != "" {
+		// A box that is not ours: let it go on to its own disk.
+		return p.end(AddressOnly, why)
+	}
+	arch, known := r.arch()
+	bios := known && arch == dsas.ArchBIOS
+	lacks := r.IPXE.lacks(bios)
+	ours := bios && r.Broadcast
+	switch {
+	case why != "":
+		// Below: a script that waits.
+	case bios && r.Node != nil && r.Node.Loader == dsas.LoaderPXELINUX:
+		return p.nbp(FileLPXELINUX, fmt.Sprintf("iPXE in the ROM of %s gets %s by TFTP, since its loader is set to pxelinux.", p.who(), FileLPXELINUX))
+	case !ours && known && (lacks != "" || r.Node != nil && r.Node.Loader == dsas.LoaderNBP):
+		cause := "since its loader is set to nbp"
+		if lacks != "" {
+			cause = "since it lacks " + lacks
+		}
+		file, note, ok := nbpFor(arch, nil)
+		if !ok {
+			return p.end(Refuse, note)
+		}
+		return p.nbp(file, fmt.Sprintf("iPXE in the ROM of %s gets %s by TFTP, %s.", p.who(), file, cause))
+	case lacks != "":
+		return p.end(Refuse, fmt.Sprintf("iPXE on %s lacks %s, and the one we serve did not help.", p.who(), lacks))
+	}
+	p.BootFile = ScriptURL(r.Server.URL, r.MAC)
+	p.NextServer = r.Server.Addr
+	p.TFTPServerName = r.Server.Addr.String()
+	p.Loader = "ipxe"
+	p.Kernel, p.Initrds = "", nil // the script's plan has them
+	if why != "" {
+		return p.end(Script, why+" The script shows this and asks again.")
+	}
+	return p.end(Script, fmt.Sprintf("iPXE on %s gets the URL of its script, for role %s.", p.who(), p.Role))
+}
+
+func (p Plan) nbp(file, reason string) Plan {
+	p.Loader = file
+	p.BootFile = TFTPPath(p.MAC, file)
+	p.NextServer = p.Server.Addr
+	p.TFTPServerName = p.Server.Addr.String()
+	p.Kernel, p.Initrds = "", nil
+	return p.end(NBP, reason)
+}
+
+func (p Plan) end(a Action, reason string) Plan {
+	p.Action, p.Reason = a, reason
+	if a != Script {
+		p.Kernel, p.Initrds = "", nil
+	}
+	return p
+}
+
+func (p *Plan) who() string {
+	if p.Node != nil {
+		return "node " + p.Node.Name
+	}
+	return "unknown box " + p.MAC.String()
+}
+
+// arch gives the architecture from option 93, or from the vendor class, which
+// repeats it ("PXEClient:Arch:00007:UNDI:003016", RFC 4578 section 2 and the
+// PXE specification 2.1 section 2.2.1).
+func (r *Request) arch() (dsas.Arch, bool) {
+	if r.HasArch {
+		return r.Arch, true
+	}
+	_, rest, ok := strings.Cut(r.VendorClass, ":Arch:")
+	if !ok || len(rest) < 5 {
+		return 0, false
+	}
+	n := 0
+	for _, c := range rest[:5] {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + int(c-'0')
+	}
+	if n > 0xffff {
+		return 0, false
+	}
+	return dsas.Arch(n), true
+}
+
+// nbpFor gives the loader for an architecture, and a note on the choice; or
+// false and the reason for a refusal.
+func nbpFor(a dsas.Arch, n *dsas.Node) (file, note string, ok bool) {
+	pxelinux := n != nil && n.Loader == dsas.LoaderPXELINUX
+	switch a {
+	case dsas.ArchBIOS:
+		if pxelinux {
+			return FileLPXELINUX, " (its loader is set to pxelinux)", true
+		}
+		return FileUndionly, "", true
+	case dsas.ArchEFIX64, dsas.ArchEFIX64BC:
+		if pxelinux {
+			return FileSNPOnly, " (pxelinux is for BIOS only, so iPXE it is)", true
+		}
+		return FileSNPOnly, "", true
+	case dsas.ArchEFIX64HTTP, dsas.ArchEFIARM64HTTP:
+		return "", "UEFI HTTP Boot is not served yet; let the firmware boot by PXE over IPv4.", false
+	}
+	return "", fmt.Sprintf("There is no boot loader for architecture %s (option 93: %d); x86 BIOS (0) and x64 UEFI (7, 9) are served.", a, uint16(a)), false
+}

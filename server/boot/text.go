@@ -1,0 +1,205 @@
+package boot
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"dsas"
+)
+
+// Params are what a boot adds to its plan's texts.
+type Params struct {
+	Boot  string // id of this boot
+	Token string // secret: never logged
+	// Name and Address default to the plan's node's; an unknown box that is
+	// discovered has a name made up for it and a pool address.
+	Name    string
+	Address netip.Prefix
+	Gateway netip.Addr
+	// Bond is dsas.bond's value ("bond0:mode=active-backup:miimon=100"); empty: none.
+	Bond    string
+	Console []string // default: tty0, then ttyS0,115200 (the last is /dev/console)
+	Extra   []string // further arguments, as they are
+}
+
+// Cmdline gives the kernel command line for the plan, as docs/architecture.md
+// has it.
+func (p *Plan) Cmdline(q Params) string { return strings.Join(p.args(q), " ") }
+
+func (p *Plan) args(q Params) []string {
+	name, addr := q.Name, q.Address
+	ports := []string{p.MAC.String()}
+	if p.Node != nil {
+		if name == "" {
+			name = p.Node.Name
+		}
+		if !addr.IsValid() {
+			addr = p.Node.Address
+		}
+		ports = ports[:0]
+		for _, n := range p.Node.NICs {
+			ports = append(ports, n.MAC.String())
+		}
+	}
+	if name == "" {
+		name = "new-" + strings.ReplaceAll(p.MAC.String(), ":", "")
+	}
+	a := []string{"dsas.server=" + p.Server.URL, "dsas.node=" + name, "dsas.boot=" + q.Boot, "dsas.token=" + q.Token}
+	if addr.IsValid() {
+		a = append(a, "dsas.ip="+addr.String())
+	}
+	if q.Gateway.IsValid() {
+		a = append(a, "dsas.gw="+q.Gateway.String())
+	}
+	a = append(a, "dsas.ports="+strings.Join(ports, ","))
+	if q.Bond != "" {
+		a = append(a, "dsas.bond="+q.Bond)
+	}
+	a = append(a, "BOOTIF=01-"+p.MAC.Dashed(), "panic=30")
+	console := q.Console
+	if len(console) == 0 {
+		console = []string{"tty0", "ttyS0,115200"}
+	}
+	for _, c := range console {
+		a = append(a, "console="+c)
+	}
+	return append(a, q.Extra...)
+}
+
+// checkArgs refuses an argument that would not stay one argument of one line
+// in a loader's language: iPXE expands ${...} and splits at || and &&, both
+// split at blanks, and a line end begins another command.
+func checkArgs(args []string) error {
+	for _, a := range args {
+		for _, c := range a {
+			if c <= ' ' || c >= 0x7f || strings.ContainsRune("\"'`\\$|&;#<>", c) {
+				key, _, _ := strings.Cut(a, "=")
+				return fmt.Errorf("kernel argument %.40q holds %q, which a loader would misread: %w", key, c, dsas.ErrInvalid)
+			}
+		}
+	}
+	return nil
+}
+
+// say makes any text safe to show by a loader's echo.
+func say(s string) string {
+	s = strings.Map(func(c rune) rune {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.ContainsRune(" .,:/_()+=@-", c):
+			return c
+		case c == ';':
+			return ','
+		}
+		return '?'
+	}, s)
+	if len(s) > 200 {
+		s = s[:200]
+	}
+	return s
+}
+
+// bootable gives the kernel's arguments, or the reason to wait.
+func (p *Plan) bootable(q Params) (args, why string) {
+	if !p.Boots() {
+		return "", p.Reason
+	}
+	list := p.args(q)
+	if err := checkArgs(list); err != nil {
+		return "", err.Error()
+	}
+	return strings.Join(list, " "), ""
+}
+
+// IPXEScript writes the plan as an iPXE script. It never ends: whatever fails,
+// it shows MAC and reason, tells the server, waits (1 s, doubling to 64 s) and
+// asks for a new script, since the token in this one ages.
+func (p *Plan) IPXEScript(q Params) string {
+	var b strings.Builder
+	self := ScriptURL(p.Server.URL, p.MAC)
+	failed := p.Server.URL + "/boot/" + p.MAC.Dashed() + "/failed?why="
+	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+	line("#!ipxe")
+	// Kept when this script replaces an earlier one, so that the wait grows.
+	line("isset ${dsas-wait} || set dsas-wait 1")
+	line(":start")
+	line("imgfree")
+	args, why := p.bootable(q)
+	if why != "" {
+		line("echo dsas: %s: %s", p.MAC, say(why))
+		line("goto again")
+	} else {
+		line("echo dsas: %s: %s", p.MAC, say(p.Reason))
+		var names strings.Builder
+		for _, i := range p.Initrds {
+			// UEFI: this iPXE passes initrds by name alone (BIOS ignores it).
+			names.WriteString(" initrd=" + i.Name)
+		}
+		line("set dsas-why kernel")
+		line("kernel --name kernel %s %s%s || goto failed", p.Kernel, args, names.String())
+		for _, i := range p.Initrds {
+			line("set dsas-why %s", i.Name)
+			line("initrd --name %s %s || goto failed", i.Name, i.URL)
+		}
+		line("set dsas-why boot")
+		line("boot ||")
+		line(":failed")
+		line("echo dsas: %s: ${dsas-why} failed: ${errno}", p.MAC)
+		line("imgfree")
+		line("imgfetch --name report %s${dsas-why} ||", failed)
+		line("imgfree")
+	}
+	line(":again")
+	line("echo dsas: %s: trying again in ${dsas-wait} s", p.MAC)
+	line("sleep ${dsas-wait}")
+	for w := 32; w >= 1; w /= 2 { // from the top, so that one step is taken
+		line("iseq ${dsas-wait} %d && set dsas-wait %d ||", w, 2*w)
+	}
+	line("chain --replace --autofree %s ||", self)
+	line("echo dsas: %s: no script from %s: ${errno}", p.MAC, p.Server.URL)
+	if why != "" {
+		line("goto again") // nothing changes without a new script
+	} else {
+		line("goto start")
+	}
+	return b.String()
+}
+
+// RetryPrefix begins the names below pxelinux.cfg/ of the configurations that
+// PXELINUX asks for after a failure: the attempt's number follows.
+const RetryPrefix = "retry-"
+
+// PXELINUXConfig writes the plan as a PXELINUX configuration. attempt is 0 for
+// the first one of a boot and counts the retries: PXELINUX keeps no state, so
+// the number is in the name of the configuration it asks for next.
+func (p *Plan) PXELINUXConfig(q Params, attempt int) string {
+	var b strings.Builder
+	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+	attempt = max(attempt, 0)
+	wait := 1 << min(attempt, 6) // seconds
+	args, why := p.bootable(q)
+	line("SAY dsas: %s: %s", p.MAC, say(cmp.Or(why, p.Reason)))
+	if why == "" {
+		var urls []string
+		for _, i := range p.Initrds {
+			urls = append(urls, i.URL)
+		}
+		line("PROMPT 0")
+		line("DEFAULT dsas")
+		line("ONERROR retry")
+		line("LABEL dsas")
+		line("  KERNEL %s", p.Kernel)
+		line("  INITRD %s", strings.Join(urls, ","))
+		line("  APPEND %s", args)
+	} else {
+		// The prompt is what waits; a key pressed there shortens the wait.
+		line("SAY dsas: %s: trying again in %d s", p.MAC, wait)
+		line("PROMPT 1")
+		line("TIMEOUT %d", 10*wait) // tenths of a second
+		line("DEFAULT retry")
+	}
+	line("LABEL retry")
+	line("  CONFIG %s", TFTPPath(p.MAC, fmt.Sprintf("pxelinux.cfg/%s%d", RetryPrefix, min(attempt+1, 99))))
+	return b.String()
+}
