@@ -211,3 +211,28 @@ func TestConcurrent(t *testing.T) {
 	close(done)
 	wg.Wait()
 }
+
+func TestManifestByDigestOutlivesTheNextOne(t *testing.T) {
+	s := open(t)
+	publish := func(content string) dsas.Manifest {
+		m, err := s.Publish(dsas.Manifest{Role: "web", Kernel: "6.1", Parts: []dsas.Part{put(t, s, content, "base")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	first, second := publish("one"), publish("two")
+	if first.Digest == second.Digest {
+		t.Fatalf("two images have the same digest %s", first.Digest)
+	}
+	got, err := s.Manifest(first.Digest)
+	if err != nil || got.Parts[0].Digest != first.Parts[0].Digest || got.Digest != first.Digest {
+		t.Errorf("Manifest(first) = %+v, %v; want %+v", got, err, first)
+	}
+	if want, err := ManifestDigest(first); err != nil || want != first.Digest {
+		t.Errorf("ManifestDigest = %s, %v; want %s", want, err, first.Digest)
+	}
+	if _, err := s.Manifest(first.Parts[0].Digest); err == nil {
+		t.Error("Manifest(digest of a part) = nil error; want one")
+	}
+}

@@ -2,6 +2,7 @@ package blobs
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -103,7 +104,13 @@ func (s *Store) Publish(m dsas.Manifest) (dsas.Manifest, error) {
 	if err := s.checkParts(m.Parts...); err != nil {
 		return fail(err)
 	}
-	d, err := ManifestDigest(m)
+	// Kept by digest too: a node that is booting reads the one it began with.
+	m.Digest = ""
+	b, err := json.Marshal(m)
+	if err != nil {
+		return fail(err)
+	}
+	d, _, err := s.Put(context.Background(), bytes.NewReader(b))
 	if err != nil {
 		return fail(err)
 	}
@@ -128,6 +135,27 @@ func (s *Store) PublishBoot(b dsas.BootSet) error {
 		return fmt.Errorf("publish kernel %s: %w", b.Release, err)
 	}
 	return nil
+}
+
+// Manifest gives a published manifest by its digest, current or not.
+func (s *Store) Manifest(d dsas.Digest) (dsas.Manifest, error) {
+	f, size, err := s.Blob(d)
+	if err != nil {
+		return dsas.Manifest{}, fmt.Errorf("image %s: %w", d.Short(), err)
+	}
+	defer f.Close()
+	var m dsas.Manifest
+	if size > maxJSON {
+		return m, fmt.Errorf("image %s: %d bytes are no manifest: %w", d.Short(), size, dsas.ErrInvalid)
+	}
+	if err := json.NewDecoder(f).Decode(&m); err != nil {
+		return m, fmt.Errorf("image %s: %w: %w", d.Short(), err, dsas.ErrInvalid)
+	}
+	if len(m.Parts) == 0 {
+		return m, fmt.Errorf("image %s: not a manifest: %w", d.Short(), dsas.ErrInvalid)
+	}
+	m.Digest = d
+	return m, nil
 }
 
 // ManifestDigest gives the SHA-256 of m's JSON without its Digest field.

@@ -1,0 +1,95 @@
+package httpboot
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"dsas"
+)
+
+// blobTimeout bounds one transfer: a reader slower than this comes back with
+// a Range request.
+const blobTimeout = 15 * time.Minute
+
+// blob serves content by digest. It is public: the digest is the secret-free
+// name of what anyone on the boot network may read (kernel, initramfs, parts).
+// http.ServeContent answers Range, HEAD and If-None-Match, and sends from the
+// file by sendfile.
+func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
+	d, err := dsas.ParseDigest(chi.URLParam(r, "digest"))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	f, size, err := s.Blobs.Blob(d)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	defer f.Close()
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("ETag", `"`+string(d)+`"`)
+	h.Set("Docker-Content-Digest", string(d))
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	start := s.Now()
+	http.NewResponseController(w).SetWriteDeadline(start.Add(blobTimeout))
+	ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+	http.ServeContent(ww, r, "", time.Time{}, f)
+	if r.Method == http.MethodGet && int64(ww.BytesWritten()) == size {
+		s.bootFileSent(r, d, size, s.Now().Sub(start))
+	}
+}
+
+// bootFileSent records that a node took its kernel or initramfs: the loader
+// has no identity but its address, which is the node's own by reservation.
+func (s *Server) bootFileSent(r *http.Request, d dsas.Digest, size int64, took time.Duration) {
+	set, err := s.Blobs.Boot()
+	if err != nil {
+		return
+	}
+	kind := dsas.KindKernel
+	switch d {
+	case set.Kernel.Digest:
+	case set.Initramfs.Digest:
+		kind = dsas.KindInitramfs
+	default:
+		return
+	}
+	node, err := s.nodeAt(r)
+	if err != nil {
+		return
+	}
+	s.event(r.Context(), dsas.Event{Node: node.Name, Kind: kind, Bytes: size, Duration: took})
+}
+
+// nodeAt finds the node whose reserved address the request comes from.
+func (s *Server) nodeAt(r *http.Request) (dsas.Node, error) {
+	from, err := remoteAddr(r)
+	if err != nil {
+		return dsas.Node{}, err
+	}
+	nodes, err := s.Store.Nodes(r.Context())
+	if err != nil {
+		return dsas.Node{}, err
+	}
+	for _, n := range nodes {
+		if n.Address.Addr() == from {
+			return n, nil
+		}
+	}
+	return dsas.Node{}, fmt.Errorf("node at %s: %w", from, dsas.ErrNotFound)
+}
+
+func remoteAddr(r *http.Request) (netip.Addr, error) {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("remote address %q: %w", r.RemoteAddr, dsas.ErrInvalid)
+	}
+	return ap.Addr().Unmap(), nil
+}

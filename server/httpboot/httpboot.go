@@ -1,0 +1,233 @@
+// Package httpboot is the boot listener's HTTP side: loader scripts, kernel,
+// initramfs and image parts by digest, node configs for boot tokens, and the
+// intake of what nodes report. Nothing here changes a node's assignment.
+package httpboot
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"dsas"
+)
+
+// Store is what this listener needs of the state.
+type Store interface {
+	Node(ctx context.Context, name string) (dsas.Node, error)
+	Nodes(ctx context.Context) ([]dsas.Node, error)
+	NodeByMAC(ctx context.Context, mac dsas.MAC) (dsas.Node, error)
+	CreateBoot(ctx context.Context, b dsas.Boot) error
+	BootByToken(ctx context.Context, hash []byte) (dsas.Boot, error)
+	Boot(ctx context.Context, id string) (dsas.Boot, error)
+	MarkFirstEvent(ctx context.Context, id string, t time.Time) error
+	AddEvent(ctx context.Context, e dsas.Event) (dsas.Event, error)
+	Seen(ctx context.Context, node string, t time.Time) error
+}
+
+// Blobs is content by digest, and what is current.
+type Blobs interface {
+	Blob(d dsas.Digest) (*os.File, int64, error)
+	Manifest(d dsas.Digest) (dsas.Manifest, error)
+	Current(role string) (dsas.Manifest, error)
+	Boot() (dsas.BootSet, error)
+}
+
+// Rendered is what one node is to be right now, made from the role, the
+// sites and the other nodes.
+type Rendered struct {
+	Role  dsas.Role
+	Conf  string      // text of /etc/dsas.conf
+	Files []dsas.File // templates and standard files, no secrets
+	Tag   string      // changes when Files do
+}
+
+// Renderer makes node configs; Changed's channel is closed when something
+// happened that may have changed some node's files.
+type Renderer interface {
+	Render(ctx context.Context, node dsas.Node, role string) (Rendered, error)
+	Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, error)
+	Changed() <-chan struct{}
+}
+
+// Config holds the parts and figures of a Server.
+type Config struct {
+	Store    Store
+	Blobs    Blobs
+	Renderer Renderer
+	Log      *slog.Logger
+	// Subnets are asked for the server's address, gateway of a node.
+	Subnets []dsas.Subnet
+	// Port of the boot listener, as nodes reach it: 8080.
+	Port int
+	// BondOptions is the cmdline's bond, "bond0:mode=active-backup:miimon=100".
+	BondOptions string
+	// ExtraCmdline is appended to every node's kernel command line.
+	ExtraCmdline string
+	// Discovery: unknown MACs boot the inventory role.
+	Discovery bool
+	// Heartbeat is how often a running node says that it lives.
+	Heartbeat time.Duration
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+}
+
+// tokenLife bounds how long a boot's token is answered when its node never
+// reports (DESIGN.md, "One boot, end to end", 6).
+const tokenLife = 15 * time.Minute
+
+// Server answers the boot listener's requests.
+type Server struct {
+	Config
+	nonces nonces
+	fails  limiter
+}
+
+// New checks nothing but fills in defaults.
+func New(c Config) *Server {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Heartbeat <= 0 {
+		c.Heartbeat = 10 * time.Second
+	}
+	return &Server{Config: c}
+}
+
+// Handler gives the routes of docs/architecture.md, "Boot listener".
+func (s *Server) Handler() http.Handler {
+	r := chi.NewRouter()
+	r.Get("/boot/{mac}/script.ipxe", s.script)
+	r.Get("/boot/{mac}/failed", s.loaderFailed)
+	r.Get("/v2/dsas/{name}/blobs/{digest}", s.blob)
+	r.Head("/v2/dsas/{name}/blobs/{digest}", s.blob)
+	r.Get("/node/config", s.nodeConfig)
+	r.Post("/node/events", s.signed(s.events))
+	r.Post("/node/heartbeat", s.signed(s.heartbeat))
+	r.Get("/node/files", s.signed(s.files))
+	return r
+}
+
+// Run serves l until ctx ends.
+func (s *Server) Run(ctx context.Context, l net.Listener) error {
+	srv := &http.Server{
+		Handler:           s.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	stop := context.AfterFunc(ctx, func() {
+		// A boot in the middle of a download resumes by itself: no long wait.
+		c, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if srv.Shutdown(c) != nil {
+			srv.Close()
+		}
+	})
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve boot HTTP: %w", err)
+	}
+	return nil
+}
+
+// fail answers a request that cannot be served; what the boot network may
+// read of an error is its text for people, never a path or a secret.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	code := http.StatusInternalServerError
+	switch {
+	case errors.Is(err, dsas.ErrNotFound):
+		code = http.StatusNotFound
+	case errors.Is(err, dsas.ErrInvalid):
+		code = http.StatusBadRequest
+	case errors.Is(err, dsas.ErrDenied):
+		code = http.StatusForbidden
+	}
+	if code == http.StatusInternalServerError && r.Context().Err() == nil {
+		s.Log.Error("boot request failed", "path", r.URL.Path, "remote", r.RemoteAddr, "err", err)
+		http.Error(w, "internal error; the server's log says more", code)
+		return
+	}
+	http.Error(w, err.Error(), code)
+}
+
+// event records e and only logs when that fails: a boot goes on without it.
+func (s *Server) event(ctx context.Context, e dsas.Event) {
+	if e.Time.IsZero() {
+		e.Time = s.Now()
+	}
+	if _, err := s.Store.AddEvent(ctx, e); err != nil && ctx.Err() == nil {
+		s.Log.Error("record event", "node", e.Node, "kind", e.Kind, "err", err)
+	}
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b) // never fails (crypto/rand since Go 1.24)
+	return b
+}
+
+// nonces remembers which signed requests were answered, so that a batch sent
+// again after a lost reply is not stored twice, and a replay does nothing.
+type nonces struct {
+	mu   sync.Mutex
+	seen map[string]struct{}
+	ring []string
+	next int
+}
+
+const nonceMemory = 1 << 16
+
+// first tells whether key was not seen before, and remembers it.
+func (n *nonces) first(key string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.seen == nil {
+		n.seen, n.ring = map[string]struct{}{}, make([]string, nonceMemory)
+	}
+	if _, ok := n.seen[key]; ok {
+		return false
+	}
+	delete(n.seen, n.ring[n.next])
+	n.ring[n.next], n.seen[key] = key, struct{}{}
+	n.next = (n.next + 1) % nonceMemory
+	return true
+}
+
+// forget takes a nonce back whose request could not be carried out.
+func (n *nonces) forget(key string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.seen, key)
+}
+
+// limiter lets one event per key and period through: what an unproven sender
+// says may not fill the event log.
+type limiter struct {
+	mu   sync.Mutex
+	last map[string]time.Time
+}
+
+func (l *limiter) allow(key string, now time.Time, period time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.last == nil || len(l.last) > 4096 {
+		l.last = map[string]time.Time{}
+	}
+	if now.Sub(l.last[key]) < period {
+		return false
+	}
+	l.last[key] = now
+	return true
+}

@@ -1,0 +1,265 @@
+package httpboot
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"dsas"
+	"dsas/client/sign"
+)
+
+// nodeConfig answers the boot token with everything the node is to be. The
+// token holds until the node's first signed request or for 15 minutes, so a
+// lost reply or a restarted server bricks no boot.
+func (s *Server) nodeConfig(w http.ResponseWriter, r *http.Request) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || token == "" || len(token) > 128 {
+		s.fail(w, r, fmt.Errorf("node config: no boot token: %w", dsas.ErrDenied))
+		return
+	}
+	hash := sha256.Sum256([]byte(token))
+	b, err := s.Store.BootByToken(r.Context(), hash[:])
+	if errors.Is(err, dsas.ErrNotFound) {
+		err = fmt.Errorf("node config: this boot token is not known; boot again: %w", dsas.ErrDenied)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if err := s.tokenHolds(r, b); err != nil {
+		s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: dsas.KindWarning, Message: "node config refused: " + err.Error()})
+		s.fail(w, r, err)
+		return
+	}
+	cfg, err := s.assemble(r.Context(), b)
+	if err != nil {
+		s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: dsas.KindFailed, Message: err.Error()})
+		s.fail(w, r, err)
+		return
+	}
+	s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: dsas.KindConfigTaken,
+		Message: fmt.Sprintf("role %s, image %s", cfg.Role.Name, cfg.Manifest.Digest.Short())})
+	w.Header().Set("Cache-Control", "no-store")
+	writeJSON(w, cfg)
+}
+
+// tokenHolds says why a token is worth nothing (any more).
+func (s *Server) tokenHolds(r *http.Request, b dsas.Boot) error {
+	switch {
+	case !b.FirstEvent.IsZero():
+		return fmt.Errorf("boot %s: its token was used already: %w", b.ID, dsas.ErrDenied)
+	case s.Now().Sub(b.Created) > tokenLife:
+		return fmt.Errorf("boot %s: its token is older than %s; boot again: %w", b.ID, tokenLife, dsas.ErrDenied)
+	}
+	node, err := s.Store.Node(r.Context(), b.Node)
+	if err != nil {
+		return err
+	}
+	if from, err := remoteAddr(r); err != nil || from != node.Address.Addr() {
+		return fmt.Errorf("boot %s: asked for from %s, not from %s: %w", b.ID, r.RemoteAddr, node.Address.Addr(), dsas.ErrDenied)
+	}
+	return nil
+}
+
+// assemble makes the node config of a boot: the image is the one the boot
+// began with, even if another was published since.
+func (s *Server) assemble(ctx context.Context, b dsas.Boot) (dsas.NodeConfig, error) {
+	node, err := s.Store.Node(ctx, b.Node)
+	if err != nil {
+		return dsas.NodeConfig{}, err
+	}
+	full, err := s.Store.Boot(ctx, b.ID)
+	if err != nil {
+		return dsas.NodeConfig{}, err
+	}
+	m, err := s.Blobs.Manifest(b.Image)
+	if err != nil {
+		return dsas.NodeConfig{}, fmt.Errorf("image %s of role %s: %w", b.Image.Short(), b.Role, err)
+	}
+	rendered, err := s.Renderer.Render(ctx, node, b.Role)
+	if err != nil {
+		return dsas.NodeConfig{}, fmt.Errorf("render role %s for %s: %w", b.Role, b.Node, err)
+	}
+	secrets, err := s.Renderer.Secrets(ctx, node)
+	if err != nil {
+		return dsas.NodeConfig{}, err
+	}
+	return dsas.NodeConfig{
+		Node: b.Node, Boot: b.ID, Role: rendered.Role, Manifest: m,
+		Conf: rendered.Conf, Files: append(rendered.Files, secrets...), FilesTag: rendered.Tag,
+		Time: s.Now(), SessionKey: full.Session, Heartbeat: s.Heartbeat,
+	}, nil
+}
+
+// maxSigned bounds a signed request's body.
+const maxSigned = 1 << 20
+
+type signedHandler func(w http.ResponseWriter, r *http.Request, b dsas.Boot, body []byte) error
+
+// signed lets through only requests that carry the session key's signature.
+func (s *Server) signed(next signedHandler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSigned))
+		if err != nil {
+			s.fail(w, r, fmt.Errorf("read request: %w: %w", err, dsas.ErrInvalid))
+			return
+		}
+		b, err := s.Store.Boot(r.Context(), r.Header.Get(sign.HeaderBoot))
+		if errors.Is(err, dsas.ErrNotFound) {
+			err = fmt.Errorf("boot %.40q is not known: %w", r.Header.Get(sign.HeaderBoot), dsas.ErrDenied)
+		}
+		if err == nil {
+			err = sign.Verify(r, b.Session, body, s.Now())
+			if err != nil {
+				err = fmt.Errorf("%w: %w", err, dsas.ErrDenied)
+			}
+		}
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		if b.FirstEvent.IsZero() {
+			if err := s.Store.MarkFirstEvent(r.Context(), b.ID, s.Now()); err != nil {
+				s.fail(w, r, err)
+				return
+			}
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if err := next(w, r, b, body); err != nil {
+			s.fail(w, r, err)
+		}
+	}
+}
+
+const (
+	maxEvents  = 1000
+	maxMessage = 2 << 10
+	maxDetail  = 8 << 10
+)
+
+// events takes what a node says of itself: only kinds that are a node's to
+// say, always about itself, and of bounded length.
+func (s *Server) events(w http.ResponseWriter, r *http.Request, b dsas.Boot, body []byte) error {
+	nonce := b.ID + "/" + r.Header.Get(sign.HeaderNonce)
+	if !s.nonces.first(nonce) {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+	err := s.takeEvents(r.Context(), b, body)
+	if err != nil {
+		s.nonces.forget(nonce)
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) takeEvents(ctx context.Context, b dsas.Boot, body []byte) error {
+	var events []dsas.Event
+	if err := json.Unmarshal(body, &events); err != nil {
+		return fmt.Errorf("events of %s: %w: %w", b.Node, err, dsas.ErrInvalid)
+	}
+	if len(events) > maxEvents {
+		return fmt.Errorf("events of %s: %d at once; at most %d: %w", b.Node, len(events), maxEvents, dsas.ErrInvalid)
+	}
+	now := s.Now()
+	for _, e := range events {
+		if !nodeMaySay(e.Kind) {
+			return fmt.Errorf("events of %s: kind %.40q is not a node's to say: %w", b.Node, e.Kind, dsas.ErrInvalid)
+		}
+		e.ID, e.Node, e.MAC, e.Boot = 0, b.Node, b.MAC, b.ID
+		if d := now.Sub(e.Time); d < -time.Minute || d > 24*time.Hour {
+			e.Time = now // a node whose clock was not set yet
+		}
+		e.Message, e.Detail = clip(e.Message, maxMessage), clipFront(e.Detail, maxDetail)
+		if _, err := s.Store.AddEvent(ctx, e); err != nil {
+			return err
+		}
+	}
+	return s.Store.Seen(ctx, b.Node, now)
+}
+
+func nodeMaySay(k dsas.Kind) bool {
+	switch k {
+	case dsas.KindInit, dsas.KindFetch, dsas.KindFetched, dsas.KindPartBad, dsas.KindConf, dsas.KindConfError,
+		dsas.KindSwitched, dsas.KindService, dsas.KindReady, dsas.KindFailed, dsas.KindLink, dsas.KindFiles, dsas.KindWarning:
+		return true
+	}
+	return false
+}
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
+
+// clipFront keeps the end: of a log that is where the reason stands.
+func clipFront(s string, n int) string {
+	if len(s) > n {
+		return s[len(s)-n:]
+	}
+	return s
+}
+
+func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []byte) error {
+	if err := s.Store.Seen(r.Context(), b.Node, s.Now()); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// maxWait bounds a long poll below the usual idle limits on the way.
+const maxWait = 30 * time.Second
+
+// files is the long poll for changed rendered files: answered at once when
+// they differ from what the node has, else when they change.
+func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []byte) error {
+	wait, err := time.ParseDuration(r.URL.Query().Get("wait"))
+	if err != nil || wait < 0 || wait > maxWait {
+		wait = maxWait
+	}
+	tag := r.URL.Query().Get("tag")
+	deadline := time.NewTimer(wait)
+	defer deadline.Stop()
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(wait + time.Minute))
+	for {
+		changed := s.Renderer.Changed()
+		node, err := s.Store.Node(r.Context(), b.Node)
+		if err != nil {
+			return err
+		}
+		rendered, err := s.Renderer.Render(r.Context(), node, b.Role)
+		if err != nil {
+			return err
+		}
+		if rendered.Tag != tag {
+			w.Header().Set("Cache-Control", "no-store")
+			writeJSON(w, map[string]any{"tag": rendered.Tag, "files": rendered.Files})
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		case <-r.Context().Done():
+			return r.Context().Err()
+		}
+	}
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v) // the reader went away: nothing to do
+}
