@@ -80,3 +80,10 @@ type ServerStatus struct {
 	Subnets   []Subnet          `json:"subnets,omitempty"`
 	Nodes     map[Phase]int     `json:"nodes,omitempty"` // how many nodes are in each phase
 }
+
+// ItemError is what is wrong with one item of a list that was sent; Index
+// counts from 0.
+type ItemError struct {
+	Index int    `json:"index"`
+	Error string `json:"error"`
+}
