@@ -1,0 +1,330 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"dsas"
+)
+
+// Nodes lists all nodes, sorted as people count: w9 before w10.
+func (s *Store) Nodes(ctx context.Context) ([]dsas.Node, error) {
+	nodes, err := collect(ctx, s.read, scanNode, `SELECT doc FROM nodes`)
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	slices.SortFunc(nodes, func(a, b dsas.Node) int { return naturalCompare(a.Name, b.Name) })
+	return nodes, nil
+}
+
+// Node gives the node called name, or dsas.ErrNotFound.
+func (s *Store) Node(ctx context.Context, name string) (dsas.Node, error) {
+	n, err := scanNode(s.read.QueryRowContext(ctx, `SELECT doc FROM nodes WHERE name = ?`, name).Scan)
+	if err != nil {
+		return dsas.Node{}, fmt.Errorf("get node: %w", orNotFound(err, "node", name))
+	}
+	return n, nil
+}
+
+// NodeByMAC gives the node one of whose NICs has address m, or dsas.ErrNotFound.
+func (s *Store) NodeByMAC(ctx context.Context, m dsas.MAC) (dsas.Node, error) {
+	n, err := scanNode(s.read.QueryRowContext(ctx,
+		`SELECT doc FROM nodes JOIN nics ON node_id = id WHERE mac = ?`, m.String()).Scan)
+	if err != nil {
+		return dsas.Node{}, fmt.Errorf("get node: %w", orNotFound(err, "node with MAC", m.String()))
+	}
+	return n, nil
+}
+
+func scanNode(scan func(...any) error) (n dsas.Node, err error) {
+	var doc []byte
+	if err := scan(&doc); err != nil {
+		return n, err
+	}
+	if err := json.Unmarshal(doc, &n); err != nil {
+		return n, fmt.Errorf("decode node: %w", err)
+	}
+	return n, nil
+}
+
+// CreateNode adds n. A name, MAC or address that is taken is dsas.ErrConflict
+// and says by whom. The answer has no BMC password.
+func (s *Store) CreateNode(ctx context.Context, n dsas.Node) (dsas.Node, error) {
+	n = cloneNode(n)
+	n.Created = s.orNow(n.Created)
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := s.checkNode(ctx, tx, 0, &n); err != nil {
+			return err
+		}
+		res, err := tx.ExecContext(ctx, `INSERT INTO nodes (name, doc) VALUES (?, '')`, n.Name)
+		if err != nil {
+			return err
+		}
+		id, err := res.LastInsertId()
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO statuses (node_id, phase) VALUES (?, ?)`, id, dsas.PhaseNew); err != nil {
+			return err
+		}
+		return s.putNode(ctx, tx, id, &n)
+	})
+	if err != nil {
+		return dsas.Node{}, fmt.Errorf("create node: %w", err)
+	}
+	return n, nil
+}
+
+// UpdateNode changes the node called name with change, in a transaction; it may
+// be renamed. change gets the node without the BMC's password, which stays as
+// it is when change leaves it empty and goes when BMC is nil. While change runs
+// nothing else is written: it must not call the store.
+func (s *Store) UpdateNode(ctx context.Context, name string, change func(*dsas.Node) error) (dsas.Node, error) {
+	var n dsas.Node
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		id, err := nodeID(ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		n, err = scanNode(tx.QueryRowContext(ctx, `SELECT doc FROM nodes WHERE id = ?`, id).Scan)
+		if err != nil {
+			return err
+		}
+		created := n.Created
+		if err := change(&n); err != nil {
+			return err
+		}
+		n = cloneNode(n)
+		n.Created = created
+		if err := s.checkNode(ctx, tx, id, &n); err != nil {
+			return err
+		}
+		if n.Name != name {
+			// A node's history goes with it under its new name.
+			if _, err := tx.ExecContext(ctx, `UPDATE events SET node = ? WHERE node = ?`, n.Name, name); err != nil {
+				return err
+			}
+		}
+		return s.putNode(ctx, tx, id, &n)
+	})
+	if err != nil {
+		return dsas.Node{}, fmt.Errorf("update node %s: %w", name, err)
+	}
+	return n, nil
+}
+
+// DeleteNode removes a node with its status, boots and secrets. Its events stay.
+func (s *Store) DeleteNode(ctx context.Context, name string) error {
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, `DELETE FROM nodes WHERE name = ?`, name)
+		return must1(res, err, "node", name)
+	})
+	if err != nil {
+		return fmt.Errorf("delete node: %w", err)
+	}
+	return nil
+}
+
+// BMCPassword decrypts the password of node's BMC; dsas.ErrNotFound where it
+// has none.
+func (s *Store) BMCPassword(ctx context.Context, node string) (string, error) {
+	var id int64
+	var sealed []byte
+	err := s.read.QueryRowContext(ctx, `SELECT id, bmc_password FROM nodes WHERE name = ?`, node).Scan(&id, &sealed)
+	if err != nil {
+		return "", fmt.Errorf("get BMC password: %w", orNotFound(err, "node", node))
+	}
+	if sealed == nil {
+		return "", fmt.Errorf("get BMC password: %w", notFound("BMC password for node", node))
+	}
+	plain, err := s.box.open(bmcOwner(id), sealed)
+	return string(plain), err
+}
+
+func bmcOwner(id int64) string { return fmt.Sprintf("node/%d/bmc-password", id) }
+
+func nodeID(ctx context.Context, q querier, name string) (id int64, err error) {
+	err = q.QueryRowContext(ctx, `SELECT id FROM nodes WHERE name = ?`, name).Scan(&id)
+	return id, orNotFound(err, "node", name)
+}
+
+// cloneNode cuts what caller and store would otherwise share.
+func cloneNode(n dsas.Node) dsas.Node {
+	n.NICs = slices.Clone(n.NICs)
+	n.Interfaces = slices.Clone(n.Interfaces)
+	if n.BMC != nil {
+		b := *n.BMC
+		n.BMC = &b
+	}
+	return n
+}
+
+// checkNode checks n by itself and against everything else; id is its own, 0
+// for a new one.
+func (s *Store) checkNode(ctx context.Context, tx *sql.Tx, id int64, n *dsas.Node) error {
+	if err := n.Check(); err != nil {
+		return err
+	}
+	var other int64
+	err := tx.QueryRowContext(ctx, `SELECT id FROM nodes WHERE name = ? AND id <> ?`, n.Name, id).Scan(&other)
+	if err == nil {
+		return fmt.Errorf("node %s exists already: %w", n.Name, dsas.ErrConflict)
+	} else if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	for _, nic := range n.NICs {
+		var holder string
+		err := tx.QueryRowContext(ctx, `SELECT name FROM nics JOIN nodes ON id = node_id WHERE mac = ? AND id <> ?`, nic.MAC.String(), id).Scan(&holder)
+		if err == nil {
+			return fmt.Errorf("node %s: MAC %s belongs to node %s: %w", n.Name, nic.MAC, holder, dsas.ErrConflict)
+		} else if !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+	}
+	seen := map[netip.Addr]bool{}
+	for _, a := range nodeAddresses(n) {
+		if seen[a] {
+			return fmt.Errorf("node %s: address %s is given twice: %w", n.Name, a, dsas.ErrInvalid)
+		}
+		seen[a] = true
+		if err := s.checkAddress(ctx, tx, id, n, a); err != nil {
+			return fmt.Errorf("node %s: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+// nodeAddresses gives n's own address and those of its interfaces.
+func nodeAddresses(n *dsas.Node) []netip.Addr {
+	var out []netip.Addr
+	if n.Address.IsValid() {
+		out = append(out, n.Address.Addr().Unmap())
+	}
+	for _, i := range n.Interfaces {
+		out = append(out, i.Address.Addr().Unmap())
+	}
+	return out
+}
+
+func (s *Store) checkAddress(ctx context.Context, tx *sql.Tx, id int64, n *dsas.Node, a netip.Addr) error {
+	if err := addressFree(ctx, tx, id, a); err != nil {
+		return err
+	}
+	var holder string
+	err := tx.QueryRowContext(ctx, `SELECT name FROM sites WHERE address = ?`, addrKey(a)).Scan(&holder)
+	if err == nil {
+		return fmt.Errorf("address %s is site %s's service address: %w", a, holder, dsas.ErrConflict)
+	} else if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	l, err := leaseAt(ctx, tx, a)
+	if err != nil || l == nil || !l.holds(s.now()) || n.HasMAC(l.MAC) && !l.Declined {
+		return err
+	}
+	return l.conflict()
+}
+
+// addressFree refuses an address that a node other than id holds.
+func addressFree(ctx context.Context, tx *sql.Tx, id int64, a netip.Addr) error {
+	var holder string
+	err := tx.QueryRowContext(ctx, `SELECT name FROM addresses JOIN nodes ON id = node_id WHERE address = ? AND id <> ?`, addrKey(a), id).Scan(&holder)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return fmt.Errorf("address %s belongs to node %s: %w", a, holder, dsas.ErrConflict)
+}
+
+// putNode writes a checked node; the password goes from n into its own column.
+func (s *Store) putNode(ctx context.Context, tx *sql.Tx, id int64, n *dsas.Node) error {
+	exec := func(query string, args ...any) error {
+		_, err := tx.ExecContext(ctx, query, args...)
+		return err
+	}
+	switch {
+	case n.BMC == nil:
+		if err := exec(`UPDATE nodes SET bmc_password = NULL WHERE id = ?`, id); err != nil {
+			return err
+		}
+	case n.BMC.Password != "":
+		if err := exec(`UPDATE nodes SET bmc_password = ? WHERE id = ?`, s.box.seal(bmcOwner(id), []byte(n.BMC.Password)), id); err != nil {
+			return err
+		}
+		n.BMC.Password = ""
+	}
+	doc, err := json.Marshal(n)
+	if err != nil {
+		return fmt.Errorf("encode node: %w", err)
+	}
+	if err := exec(`UPDATE nodes SET name = ?, doc = ? WHERE id = ?`, n.Name, string(doc), id); err != nil {
+		return err
+	}
+	if err := exec(`DELETE FROM nics WHERE node_id = ?`, id); err != nil {
+		return err
+	}
+	for _, nic := range n.NICs {
+		if err := exec(`INSERT INTO nics (mac, node_id) VALUES (?, ?)`, nic.MAC.String(), id); err != nil {
+			return err
+		}
+		if err := exec(`DELETE FROM unknowns WHERE mac = ?`, nic.MAC.String()); err != nil {
+			return err
+		}
+	}
+	if err := exec(`DELETE FROM addresses WHERE node_id = ?`, id); err != nil {
+		return err
+	}
+	for _, a := range nodeAddresses(n) {
+		if err := exec(`INSERT INTO addresses (address, node_id) VALUES (?, ?)`, addrKey(a), id); err != nil {
+			return err
+		}
+		// What is left there is the node's own lease or one that ran out.
+		if err := exec(`DELETE FROM leases WHERE address = ?`, addrKey(a)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// naturalCompare orders digits by value and the rest by bytes; names equal by
+// value (w1, w01) are ordered by bytes, so the order is total.
+func naturalCompare(a, b string) int {
+	x, y := a, b
+	for x != "" && y != "" {
+		dx, dy := digits(x), digits(y)
+		if dx > 0 && dy > 0 {
+			nx, ny := strings.TrimLeft(x[:dx], "0"), strings.TrimLeft(y[:dy], "0")
+			if len(nx) != len(ny) {
+				return len(nx) - len(ny)
+			}
+			if c := strings.Compare(nx, ny); c != 0 {
+				return c
+			}
+			x, y = x[dx:], y[dy:]
+			continue
+		}
+		if x[0] != y[0] {
+			return int(x[0]) - int(y[0])
+		}
+		x, y = x[1:], y[1:]
+	}
+	if len(x) != len(y) {
+		return len(x) - len(y)
+	}
+	return strings.Compare(a, b)
+}
+
+// digits counts the leading digits of s.
+func digits(s string) int {
+	n := 0
+	for n < len(s) && s[n] >= '0' && s[n] <= '9' {
+		n++
+	}
+	return n
+}
