@@ -1,0 +1,173 @@
+package dhcp
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/sys/unix"
+)
+
+// ServerPort and ClientPort are DHCP's ports (RFC 2131 section 4.1).
+const (
+	ServerPort = 67
+	ClientPort = 68
+)
+
+// receiveBuffer is what the socket may hold in bytes: a burst of 400 DISCOVERs,
+// a whole rack after a power cut, overflows the kernel's default.
+const receiveBuffer = 4 << 20
+
+// Conn is a socket for DHCP on one interface: a UDP socket bound to it, which
+// receives nothing from elsewhere, and a packet socket for answers to a client
+// that has no address yet and so cannot be reached through IP.
+type Conn struct {
+	*net.UDPConn
+	raw   *packet.Conn
+	iface net.Interface
+	addrs []netip.Prefix
+}
+
+// Listen opens a Conn on the named interface, port 67. It must be called in the
+// interface's network namespace (on a thread locked to it, where that is not the
+// process's own); the Conn may then be used from anywhere.
+func Listen(name string) (*Conn, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("listen for DHCP on %s: %w", name, err)
+	}
+	c := &Conn{iface: *ifi}
+	addrs, err := ifi.Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", name, err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			c.addrs = append(c.addrs, p)
+		}
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error { return control(rc, name) }}
+	pc, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", ServerPort))
+	if err != nil {
+		return nil, fmt.Errorf("listen for DHCP on %s (another DHCP server on this machine?): %w", name, err)
+	}
+	c.UDPConn = pc.(*net.UDPConn)
+	// Protocol 0: the packet socket sends only.
+	if c.raw, err = packet.Listen(ifi, packet.Raw, 0, nil); err != nil {
+		pc.Close()
+		return nil, fmt.Errorf("open packet socket on %s (CAP_NET_RAW is needed): %w", name, err)
+	}
+	return c, nil
+}
+
+func control(rc syscall.RawConn, name string) error {
+	var err error
+	if e := rc.Control(func(fd uintptr) {
+		s := int(fd)
+		for _, o := range []struct {
+			what string
+			do   func() error
+		}{
+			{"bind to device", func() error { return unix.BindToDevice(s, name) }},
+			{"SO_BROADCAST", func() error { return unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) }},
+			// Several interfaces, several sockets on :67.
+			{"SO_REUSEADDR", func() error { return unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }},
+		} {
+			if err = o.do(); err != nil {
+				err = fmt.Errorf("%s: %w", o.what, err)
+				return
+			}
+		}
+		// Forced beyond net.core.rmem_max where CAP_NET_ADMIN allows it.
+		if unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer) != nil {
+			err = unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		}
+	}); e != nil {
+		return e
+	}
+	return err
+}
+
+// Name gives the interface's name.
+func (c *Conn) Name() string { return c.iface.Name }
+
+// Addrs gives the interface's IPv4 addresses when it was opened.
+func (c *Conn) Addrs() []netip.Prefix { return c.addrs }
+
+// Close closes both sockets.
+func (c *Conn) Close() error {
+	c.raw.Close()
+	return c.UDPConn.Close()
+}
+
+// broadcastMAC reaches every box on the segment.
+var broadcastMAC = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// SendFrame sends a UDP datagram in an Ethernet frame made by hand, to a box
+// that cannot answer ARP yet. src is our address, which the kernel would
+// otherwise choose.
+func (c *Conn) SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) error {
+	_, err := c.raw.WriteTo(frame(c.iface.HardwareAddr, to, src, dst, payload), &packet.Addr{HardwareAddr: to})
+	if err != nil {
+		return fmt.Errorf("send frame on %s: %w", c.iface.Name, err)
+	}
+	return nil
+}
+
+// frame writes Ethernet II, IPv4 (RFC 791) and UDP (RFC 768) around payload.
+func frame(from, to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) []byte {
+	const eth, ip, udp = 14, 20, 8
+	f := make([]byte, eth+ip+udp, eth+ip+udp+len(payload))
+	copy(f, to)
+	if len(from) == 6 { // the loopback has none
+		copy(f[6:], from)
+	}
+	binary.BigEndian.PutUint16(f[12:], unix.ETH_P_IP)
+
+	h := f[eth : eth+ip]
+	h[0] = 0x45          // version 4, five words
+	h[1] = 0x10          // low delay
+	h[8] = 64            // TTL
+	h[9] = 17            // UDP
+	h[6], h[7] = 0x40, 0 // don't fragment: boot ROMs do not reassemble
+	binary.BigEndian.PutUint16(h[2:], uint16(ip+udp+len(payload)))
+	s4, d4 := src.Addr().As4(), dst.Addr().As4()
+	copy(h[12:], s4[:])
+	copy(h[16:], d4[:])
+	binary.BigEndian.PutUint16(h[10:], fold(sum(0, h)))
+
+	u := f[eth+ip:]
+	binary.BigEndian.PutUint16(u, src.Port())
+	binary.BigEndian.PutUint16(u[2:], dst.Port())
+	binary.BigEndian.PutUint16(u[4:], uint16(udp+len(payload)))
+	// The checksum covers a pseudo header: addresses, protocol and length.
+	t := sum(sum(0, h[12:20]), u[:udp]) + 17 + uint32(udp+len(payload))
+	c := fold(sum(t, payload))
+	if c == 0 {
+		c = 0xffff // 0 would say that there is none
+	}
+	binary.BigEndian.PutUint16(u[6:], c)
+	return append(f, payload...)
+}
+
+// sum adds b's 16-bit words to t (RFC 1071).
+func sum(t uint32, b []byte) uint32 {
+	for ; len(b) > 1; b = b[2:] {
+		t += uint32(b[0])<<8 | uint32(b[1])
+	}
+	if len(b) == 1 {
+		t += uint32(b[0]) << 8
+	}
+	return t
+}
+
+func fold(t uint32) uint16 {
+	for t > 0xffff {
+		t = t>>16 + t&0xffff
+	}
+	return ^uint16(t)
+}

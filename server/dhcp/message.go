@@ -1,0 +1,172 @@
+package dhcp
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"dsas/server/boot"
+)
+
+// noProxy is option 175 with sub-option 176 (no-pxedhcp) set: iPXE then takes
+// our answer at once and does not wait for a proxyDHCP server's.
+var noProxy = []byte{176, 1, 1}
+
+var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+
+// reply writes an OFFER or ACK. The boot options are sent whether or not
+// option 55 asks for them: some firmware does not and wants them all the same.
+func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *reply {
+	m := c.message(t)
+	set := func(code dhcpv4.OptionCode, v []byte) { m.UpdateOption(dhcpv4.OptGeneric(code, v)) }
+	sub := c.subnet
+	if addr.IsValid() {
+		m.YourIPAddr = addr.AsSlice()
+		lease := sub.Lease
+		if lease <= 0 {
+			lease = defaultLease
+		}
+		set(dhcpv4.OptionIPAddressLeaseTime, seconds(lease))
+		set(dhcpv4.OptionRenewTimeValue, seconds(lease/2))       // T1
+		set(dhcpv4.OptionRebindingTimeValue, seconds(lease*7/8)) // T2
+	} else {
+		m.ClientIPAddr = c.req.ClientIPAddr // INFORM
+	}
+	mask := net.CIDRMask(sub.Prefix.Bits(), 32)
+	set(dhcpv4.OptionSubnetMask, mask)
+	if bits := sub.Prefix.Bits(); bits < 31 {
+		a := sub.Prefix.Masked().Addr().As4()
+		n := binary.BigEndian.Uint32(a[:]) | 1<<(32-bits) - 1
+		set(dhcpv4.OptionBroadcastAddress, binary.BigEndian.AppendUint32(nil, n))
+	}
+	if sub.Gateway.Is4() {
+		set(dhcpv4.OptionRouter, sub.Gateway.AsSlice())
+	}
+	var dns []byte
+	for _, a := range sub.DNS {
+		if a.Is4() {
+			dns = append(dns, a.AsSlice()...)
+		}
+	}
+	if dns != nil {
+		set(dhcpv4.OptionDomainNameServer, dns)
+	}
+	if sub.Domain != "" {
+		set(dhcpv4.OptionDomainName, []byte(sub.Domain))
+	}
+	if c.node != nil && !c.elsewhere {
+		set(dhcpv4.OptionHostName, []byte(c.node.Name))
+	}
+	if p.BootFile != "" {
+		// siaddr, file, 66 and 67 say the same: some firmware reads the one,
+		// some the other. No option 60: with PXEClient and without option 43,
+		// OVMF would look for a boot server instead.
+		m.ServerIPAddr = p.NextServer.AsSlice()
+		if len(p.BootFile) < 128 {
+			m.BootFileName = p.BootFile
+		}
+		set(dhcpv4.OptionBootfileName, []byte(p.BootFile))
+		set(dhcpv4.OptionTFTPServerName, []byte(p.TFTPServerName))
+	}
+	if c.req.Options.Has(optionEtherboot) {
+		set(optionEtherboot, noProxy)
+	}
+	// RFC 4578 section 2.1: a server returns the client's option 97.
+	if g := c.req.Options.Get(dhcpv4.OptionClientMachineIdentifier); g != nil {
+		set(dhcpv4.OptionClientMachineIdentifier, g)
+	}
+	r := &reply{msg: m, from: sub.Server}
+	switch gi, relayed := addrOf(c.req.GatewayIPAddr); {
+	case relayed:
+		r.to = netip.AddrPortFrom(gi, ServerPort)
+	case !c.req.ClientIPAddr.IsUnspecified() && c.req.ClientIPAddr != nil:
+		ci, _ := addrOf(c.req.ClientIPAddr)
+		r.to = netip.AddrPortFrom(ci, ClientPort)
+	case c.req.IsBroadcast() || !addr.IsValid():
+		r.to, r.hw = netip.AddrPortFrom(broadcast, ClientPort), broadcastMAC
+	default:
+		r.to, r.hw = netip.AddrPortFrom(addr, ClientPort), c.mac.HardwareAddr()
+	}
+	return r
+}
+
+// nak tells a client that its address is not for it (RFC 2131 section 4.3.2);
+// we say so for any address of our subnets, as the authority on them.
+func (c *client) nak(why string) *reply {
+	m := c.message(dhcpv4.MessageTypeNak)
+	m.UpdateOption(dhcpv4.OptMessage(why))
+	if gi, relayed := addrOf(c.req.GatewayIPAddr); relayed {
+		// The client may have no working address: the relay is to broadcast.
+		m.SetBroadcast()
+		return &reply{msg: m, from: c.subnet.Server, to: netip.AddrPortFrom(gi, ServerPort)}
+	}
+	return &reply{msg: m, from: c.subnet.Server, to: netip.AddrPortFrom(broadcast, ClientPort), hw: broadcastMAC}
+}
+
+// message begins an answer with what every one repeats of its request: xid,
+// flags, giaddr, chaddr, and the options 61 (RFC 6842) and 82 (RFC 3046).
+func (c *client) message(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
+	q := c.req
+	m := &dhcpv4.DHCPv4{
+		OpCode: dhcpv4.OpcodeBootReply, HWType: q.HWType, TransactionID: q.TransactionID,
+		Flags: q.Flags, GatewayIPAddr: q.GatewayIPAddr, ClientHWAddr: q.ClientHWAddr,
+		ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero, ServerIPAddr: net.IPv4zero,
+		Options: dhcpv4.Options{},
+	}
+	if t == dhcpv4.MessageTypeAck {
+		m.ClientIPAddr = q.ClientIPAddr // RFC 2131 table 3
+	}
+	m.UpdateOption(dhcpv4.OptMessageType(t))
+	m.UpdateOption(dhcpv4.OptServerIdentifier(c.subnet.Server.AsSlice()))
+	for _, code := range []dhcpv4.OptionCode{dhcpv4.OptionClientIdentifier, dhcpv4.OptionRelayAgentInformation} {
+		if v := q.Options.Get(code); v != nil {
+			m.UpdateOption(dhcpv4.OptGeneric(code, v))
+		}
+	}
+	return m
+}
+
+func (c *client) name() string {
+	if c.node == nil {
+		return ""
+	}
+	return c.node.Name
+}
+
+// addrOf converts an address field; ok is false where it is empty.
+func addrOf(ip net.IP) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(ip)
+	if a = a.Unmap(); !ok || !a.Is4() || a.IsUnspecified() {
+		return netip.Addr{}, false
+	}
+	return a, true
+}
+
+func seconds(d time.Duration) []byte {
+	return binary.BigEndian.AppendUint32(nil, uint32(min(d/time.Second, 0xffffffff)))
+}
+
+// guid writes option 97 as it is printed on boxes (SMBIOS: the first three
+// fields are little-endian).
+func guid(b []byte) string {
+	if len(b) != 16 {
+		return ""
+	}
+	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint16(b[4:]), binary.LittleEndian.Uint16(b[6:]), b[8:10], b[10:])
+}
+
+// clean keeps the printable part of what a box says of itself.
+func clean(s string) string {
+	s = strings.Map(func(c rune) rune {
+		if c < ' ' || c > '~' {
+			return -1
+		}
+		return c
+	}, s)
+	return s[:min(len(s), 80)]
+}
