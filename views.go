@@ -60,9 +60,8 @@ type SSHInfo struct {
 // secret itself is shown once, when it is made; only its hash is kept.
 type Token struct {
 	Name     string    `json:"name"`
-	Hash     []byte    `json:"-"` // SHA-256 of the secret
 	Created  time.Time `json:"created"`
-	LastUsed time.Time `json:"lastUsed,omitzero"`
+	LastUsed time.Time `json:"lastUsed,omitzero"` // to the minute
 }
 
 // NewToken is a token just made.

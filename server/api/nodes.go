@@ -1,0 +1,385 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+
+	"dsas"
+)
+
+func (a *api) listNodes(r *http.Request) (answer, error) {
+	nodes, err := a.Store.Nodes(r.Context())
+	if err != nil {
+		return answer{}, err
+	}
+	statuses, err := a.Store.Statuses(r.Context())
+	if err != nil {
+		return answer{}, err
+	}
+	views := make([]dsas.NodeView, len(nodes))
+	for i, n := range nodes {
+		views[i] = dsas.NodeView{Node: withoutSecrets(n), Status: statuses[n.Name]}
+	}
+	return answer{body: views}, nil
+}
+
+func (a *api) showNode(r *http.Request) (answer, error) {
+	n, err := a.node(r)
+	if err != nil {
+		return answer{}, err
+	}
+	status, err := a.Store.Status(r.Context(), n.Name)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{body: dsas.NodeView{Node: withoutSecrets(n), Status: status}}, nil
+}
+
+func (a *api) node(r *http.Request) (dsas.Node, error) {
+	return a.Store.Node(r.Context(), chi.URLParam(r, "name"))
+}
+
+// withoutSecrets is a second lock: the store gives out no password either.
+func withoutSecrets(n dsas.Node) dsas.Node {
+	if n.BMC != nil && n.BMC.Password != "" {
+		b := *n.BMC
+		b.Password = ""
+		n.BMC = &b
+	}
+	return n
+}
+
+// listError says what is wrong with a list that was sent, item by item.
+type listError struct {
+	items []dsas.ItemError
+	first error
+}
+
+func (e *listError) Error() string {
+	if len(e.items) == 1 {
+		return e.items[0].Error
+	}
+	return fmt.Sprintf("%d of the nodes are not right, the first: %s", len(e.items), e.items[0].Error)
+}
+
+func (e *listError) Unwrap() error { return e.first }
+
+func (e *listError) add(i int, err error) {
+	if e.first == nil {
+		e.first = err
+	}
+	e.items = append(e.items, dsas.ItemError{Index: i, Error: err.Error()})
+}
+
+// addNodes takes one node or a list; of a list all are added or none.
+func (a *api) addNodes(r *http.Request) (answer, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return answer{}, err
+	}
+	raw, err := decodeRaw(body)
+	if err != nil {
+		return answer{}, err
+	}
+	items, many := raw.([]any)
+	if !many {
+		items = []any{raw}
+	}
+	if len(items) > maxPerCall {
+		return answer{}, fmt.Errorf("request: %d nodes; at most %d at once: %w", len(items), maxPerCall, dsas.ErrInvalid)
+	}
+	a.changing.Lock()
+	defer a.changing.Unlock()
+	added, err := a.planNodes(r.Context(), items)
+	if err != nil {
+		return answer{}, err
+	}
+	if !dryRun(r) {
+		if added, err = a.createAll(r.Context(), added); err != nil {
+			return answer{}, err
+		}
+	}
+	for i := range added {
+		added[i] = withoutSecrets(added[i])
+	}
+	if many {
+		return answer{status: http.StatusCreated, body: list(added)}, nil
+	}
+	return answer{status: http.StatusCreated, body: added[0]}, nil
+}
+
+// planNodes checks all new nodes, against what there is and each other, and
+// gives those without an address one.
+func (a *api) planNodes(ctx context.Context, items []any) ([]dsas.Node, error) {
+	taken, roles, err := a.surroundings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	bad := &listError{}
+	nodes := make([]dsas.Node, len(items))
+	for i, item := range items {
+		a.addPrefixLength(item)
+		n, err := fromRaw[dsas.Node](item)
+		if err == nil {
+			err = a.checkNode(&n, roles)
+		}
+		if err == nil {
+			err = taken.conflict(&n)
+		}
+		if err != nil {
+			bad.add(i, err)
+			continue
+		}
+		nodes[i] = n
+		taken.take(&n)
+	}
+	// Addresses are given out once all the wanted ones are known.
+	for i := range nodes {
+		if nodes[i].Name == "" || nodes[i].Address.IsValid() {
+			continue
+		}
+		free, err := taken.free(a.Subnets, nodes[i].Name)
+		if err != nil {
+			bad.add(i, fmt.Errorf("node %s: %w", nodes[i].Name, err))
+			continue
+		}
+		nodes[i].Address = free
+		taken.take(&nodes[i])
+	}
+	if len(bad.items) > 0 {
+		slices.SortFunc(bad.items, func(a, b dsas.ItemError) int { return a.Index - b.Index })
+		return nil, bad
+	}
+	return nodes, nil
+}
+
+// createAll adds checked nodes. When the store refuses one all the same, those
+// before it go again.
+func (a *api) createAll(ctx context.Context, nodes []dsas.Node) ([]dsas.Node, error) {
+	created := make([]dsas.Node, 0, len(nodes))
+	for i, n := range nodes {
+		c, err := a.Store.CreateNode(ctx, n)
+		if err != nil {
+			for _, c := range created {
+				if undo := a.Store.DeleteNode(context.WithoutCancel(ctx), c.Name); undo != nil {
+					err = errors.Join(err, fmt.Errorf("take back: %w", undo))
+				}
+			}
+			bad := &listError{}
+			bad.add(i, err)
+			return nil, bad
+		}
+		created = append(created, c)
+	}
+	for _, n := range created {
+		msg := "added"
+		if n.Role != "" {
+			msg += " with role " + n.Role
+		}
+		a.event(ctx, dsas.Event{Node: n.Name, Kind: dsas.KindChanged, Message: msg + ", by " + a.Who(ctx)})
+	}
+	return created, nil
+}
+
+// changeNode applies a JSON merge patch (RFC 7396).
+func (a *api) changeNode(r *http.Request) (answer, error) {
+	ctx := r.Context()
+	body, err := readBody(r)
+	if err != nil {
+		return answer{}, err
+	}
+	patch, err := decodeRaw(body)
+	if err != nil {
+		return answer{}, err
+	}
+	a.addPrefixLength(patch)
+	a.changing.Lock()
+	defer a.changing.Unlock()
+	old, err := a.node(r)
+	if err != nil {
+		return answer{}, err
+	}
+	taken, roles, err := a.surroundings(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	taken.release(old.Name)
+	// The patch is worked out here and only then put, since the store must
+	// not be asked anything in the middle of its transaction. Nobody else
+	// changes a node meanwhile: changing is held.
+	now, err := mergeInto(old, patch)
+	if err != nil {
+		return answer{}, err
+	}
+	if !now.Created.Equal(old.Created) {
+		return answer{}, fmt.Errorf("field \"created\": cannot be changed: %w", dsas.ErrInvalid)
+	}
+	if err := a.checkNode(&now, roles); err != nil {
+		return answer{}, err
+	}
+	if err := taken.conflict(&now); err != nil {
+		return answer{}, err
+	}
+	if !now.Address.IsValid() {
+		if now.Address, err = taken.free(a.Subnets, now.Name); err != nil {
+			return answer{}, fmt.Errorf("node %s: %w", now.Name, err)
+		}
+	}
+	if dryRun(r) {
+		return answer{body: withoutSecrets(now)}, nil
+	}
+	changed := changedFields(old, now)
+	if now, err = a.Store.UpdateNode(ctx, old.Name, func(n *dsas.Node) error { *n = now; return nil }); err != nil {
+		return answer{}, err
+	}
+	if old.Role != now.Role {
+		a.event(ctx, dsas.Event{Node: now.Name, Kind: dsas.KindAssigned,
+			Message: fmt.Sprintf("role %s, was %s, by %s", orNone(now.Role), orNone(old.Role), a.Who(ctx))})
+	}
+	if changed = slices.DeleteFunc(changed, func(f string) bool { return f == "role" }); len(changed) > 0 {
+		a.event(ctx, dsas.Event{Node: now.Name, Kind: dsas.KindChanged,
+			Message: fmt.Sprintf("changed %s, by %s", strings.Join(changed, ", "), a.Who(ctx))})
+	}
+	return answer{body: withoutSecrets(now)}, nil
+}
+
+func (a *api) removeNode(r *http.Request) (answer, error) {
+	ctx := r.Context()
+	a.changing.Lock()
+	defer a.changing.Unlock()
+	n, err := a.node(r)
+	if err != nil {
+		return answer{}, err
+	}
+	if dryRun(r) {
+		return answer{body: withoutSecrets(n)}, nil
+	}
+	if err := a.Store.DeleteNode(ctx, n.Name); err != nil {
+		return answer{}, err
+	}
+	a.event(ctx, dsas.Event{Node: n.Name, Kind: dsas.KindChanged, Message: "removed, by " + a.Who(ctx)})
+	return answer{}, nil
+}
+
+// checkNode says what is wrong with n by itself.
+func (a *api) checkNode(n *dsas.Node, roles []string) error {
+	if err := n.Check(); err != nil {
+		return err
+	}
+	if n.Role != "" && a.Roles != nil && !slices.Contains(roles, n.Role) {
+		return fmt.Errorf("node %s: %w", n.Name, unknownRole(n.Role, roles))
+	}
+	if len(n.Conf) > maxConf {
+		return fmt.Errorf("node %s: %d bytes of conf; at most %d: %w", n.Name, len(n.Conf), maxConf, dsas.ErrInvalid)
+	}
+	if strings.ContainsRune(n.Conf, 0) {
+		return fmt.Errorf("node %s: conf holds a NUL byte: %w", n.Name, dsas.ErrInvalid)
+	}
+	if n.BMC != nil && (n.BMC.Kind == "" || n.BMC.Address == "" || strings.ContainsAny(n.BMC.Address+n.BMC.User, " \t\r\n\x00")) {
+		return fmt.Errorf("node %s: bmc: needs kind (ipmi) and address (host or host:port), without spaces: %w", n.Name, dsas.ErrInvalid)
+	}
+	return a.checkAddress(n)
+}
+
+func unknownRole(role string, roles []string) error {
+	return fmt.Errorf("role %q: does not exist%s; there are: %s: %w",
+		role, dsas.DidYouMean(role, roles), strings.Join(roles, ", "), dsas.ErrInvalid)
+}
+
+// surroundings gives what a changed node is checked against.
+func (a *api) surroundings(ctx context.Context) (*addresses, []string, error) {
+	nodes, err := a.Store.Nodes(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	sites, err := a.Store.Sites(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	leases, err := a.Store.Leases(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	roles, err := a.roleNames(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return newAddresses(nodes, sites, leases), roles, nil
+}
+
+func (a *api) roleNames(ctx context.Context) ([]string, error) {
+	if a.Roles == nil {
+		return nil, nil
+	}
+	views, err := a.Roles.Roles(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list roles: %w", err)
+	}
+	names := make([]string, len(views))
+	for i, v := range views {
+		names[i] = v.Role.Name
+	}
+	return names, nil
+}
+
+// changedFields names the JSON fields that differ.
+func changedFields(old, now dsas.Node) []string {
+	a, b := fieldValues(old), fieldValues(now)
+	var names []string
+	for name := range fieldsOf(reflect.TypeFor[dsas.Node]()) {
+		if string(a[name]) != string(b[name]) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func fieldValues(n dsas.Node) map[string]json.RawMessage {
+	values := map[string]json.RawMessage{}
+	if b, err := json.Marshal(n); err == nil {
+		_ = json.Unmarshal(b, &values) // it is our own
+	}
+	return values
+}
+
+func orNone(role string) string {
+	if role == "" {
+		return "none"
+	}
+	return role
+}
+
+// addPrefixLength lets an address be written without its prefix length, which
+// the subnet it lies in knows.
+func (a *api) addPrefixLength(raw any) {
+	obj, ok := raw.(map[string]any)
+	if !ok {
+		return
+	}
+	text, ok := obj["address"].(string)
+	if !ok {
+		return
+	}
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		return
+	}
+	for _, s := range a.Subnets {
+		if s.Prefix.Contains(addr) {
+			obj["address"] = netip.PrefixFrom(addr, s.Prefix.Bits()).String()
+			return
+		}
+	}
+	// Outside of all subnets: /32 lets the check say so in its own words.
+	obj["address"] = netip.PrefixFrom(addr, addr.BitLen()).String()
+}

@@ -1,0 +1,137 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+
+	"dsas"
+)
+
+func (a *api) listUnknown(r *http.Request) (answer, error) {
+	unknown, err := a.Store.Unknowns(r.Context())
+	return answer{body: list(unknown)}, err
+}
+
+func (a *api) removeUnknown(r *http.Request) (answer, error) {
+	mac, err := dsas.ParseMAC(chi.URLParam(r, "mac"))
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{}, a.Store.DeleteUnknown(r.Context(), mac)
+}
+
+func (a *api) listLeases(r *http.Request) (answer, error) {
+	leases, err := a.Store.Leases(r.Context())
+	return answer{body: list(leases)}, err
+}
+
+// listRoles gives the roles, each with the image that is current for it.
+func (a *api) listRoles(r *http.Request) (answer, error) {
+	if a.Roles == nil {
+		return answer{body: []dsas.RoleView{}}, nil
+	}
+	views, err := a.Roles.Roles(r.Context())
+	if err != nil {
+		return answer{}, fmt.Errorf("list roles: %w", err)
+	}
+	out := make([]dsas.RoleView, len(views))
+	for i, v := range views {
+		if v.Image == nil {
+			if v.Image, err = a.image(v.Role.Name); err != nil {
+				return answer{}, err
+			}
+		}
+		out[i] = v
+	}
+	return answer{body: out}, nil
+}
+
+// image gives a role's current image, nil where none is built.
+func (a *api) image(role string) (*dsas.Manifest, error) {
+	if a.Images == nil {
+		return nil, nil
+	}
+	m, err := a.Images.Current(role)
+	if errors.Is(err, dsas.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image of role %s: %w", role, err)
+	}
+	return &m, nil
+}
+
+func (a *api) listImages(r *http.Request) (answer, error) {
+	view := dsas.ImagesView{Images: []dsas.Manifest{}}
+	if a.Images == nil {
+		return answer{body: view}, nil
+	}
+	switch boot, err := a.Images.Boot(); {
+	case err == nil:
+		view.Boot = &boot
+	case !errors.Is(err, dsas.ErrNotFound):
+		return answer{}, fmt.Errorf("boot set: %w", err)
+	}
+	roles, err := a.roleNames(r.Context())
+	if err != nil {
+		return answer{}, err
+	}
+	for _, role := range roles {
+		m, err := a.image(role)
+		if err != nil {
+			return answer{}, err
+		}
+		if m != nil {
+			view.Images = append(view.Images, *m)
+		}
+	}
+	return answer{body: view}, nil
+}
+
+func (a *api) explain(r *http.Request) (answer, error) {
+	q := r.URL.Query()
+	mac, err := dsas.ParseMAC(q.Get("mac"))
+	if err != nil {
+		return answer{}, err
+	}
+	if a.Explain == nil {
+		return answer{}, fmt.Errorf("explain: this server cannot: %w", dsas.ErrInvalid)
+	}
+	v, err := a.Explain(r.Context(), mac, q.Get("arch"))
+	return answer{body: v}, err
+}
+
+func (a *api) sshInfo(r *http.Request) (answer, error) {
+	n, err := a.node(r)
+	if err != nil {
+		return answer{}, err
+	}
+	if a.SSH == nil {
+		return answer{}, fmt.Errorf("node %s: this server keeps no host keys: %w", n.Name, dsas.ErrInvalid)
+	}
+	info, err := a.SSH(r.Context(), n)
+	return answer{body: info}, err
+}
+
+func (a *api) status(r *http.Request) (answer, error) {
+	var s dsas.ServerStatus
+	var err error
+	if a.Status != nil {
+		if s, err = a.Status(r.Context()); err != nil {
+			return answer{}, err
+		}
+	}
+	statuses, err := a.Store.Statuses(r.Context())
+	if err != nil {
+		return answer{}, err
+	}
+	s.Subnets = a.Subnets
+	s.Nodes = map[dsas.Phase]int{}
+	for _, st := range statuses {
+		s.Nodes[st.Phase]++
+	}
+	return answer{body: s}, nil
+}
