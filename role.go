@@ -11,10 +11,13 @@ type Role struct {
 	Memory      string   `json:"memory,omitempty" yaml:"memory"`     // "512MiB": refused below this
 	// CarriesSites: the node holds its sites' service addresses on lo with the
 	// ARP settings direct routing needs (arp_ignore=1, arp_announce=2).
-	CarriesSites bool       `json:"carriesSites,omitempty" yaml:"carriesSites"`
-	Devices      []Device   `json:"devices,omitempty" yaml:"devices"`
-	Services     []Service  `json:"services,omitempty" yaml:"services"`
-	Templates    []Template `json:"templates,omitempty" yaml:"templates"`
+	CarriesSites bool `json:"carriesSites,omitempty" yaml:"carriesSites"`
+	// Remove lists folders that are emptied once the packages are installed:
+	// what a package's scripts put there is no part of the image.
+	Remove    []string   `json:"remove,omitempty" yaml:"remove"`
+	Devices   []Device   `json:"devices,omitempty" yaml:"devices"`
+	Services  []Service  `json:"services,omitempty" yaml:"services"`
+	Templates []Template `json:"templates,omitempty" yaml:"templates"`
 }
 
 // Device is a block device the role wants, named by its dsas.conf key.
@@ -38,6 +41,8 @@ type Service struct {
 	Reload string `json:"reload,omitempty" yaml:"reload"`
 	// Timeout: not healthy for the first time within it: failed. Default 120 s.
 	Timeout Duration `json:"timeout,omitempty" yaml:"timeout"`
+	// Stop: how long after TERM before KILL. Default 10 s.
+	Stop Duration `json:"stop,omitempty" yaml:"stop"`
 }
 
 // Check is a service's health check; exactly one kind is set. With none, the
