@@ -223,6 +223,9 @@ func (o *Outbox) send(ctx context.Context, end uint64) (more bool, err error) {
 	var batch []dsas.Event
 	var first, last uint64
 	lost := o.dropped
+	if len(o.queue) > 0 {
+		first = o.queue[0].seq
+	}
 	for _, it := range o.queue {
 		if it.seq >= end || len(batch) == outboxBatch {
 			break
@@ -233,9 +236,7 @@ func (o *Outbox) send(ctx context.Context, end uint64) (more bool, err error) {
 				Kind: dsas.KindWarning, Message: fmt.Sprintf("%d older events were dropped: the server was away too long", lost)}
 			batch = append(batch, o.final(warn))
 		}
-		if last = it.seq; len(batch) == 0 || len(batch) == 1 && lost > 0 {
-			first = it.seq
-		}
+		last = it.seq
 		batch = append(batch, o.final(it))
 	}
 	o.mu.Unlock()

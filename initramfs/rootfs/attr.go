@@ -1,0 +1,169 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// xattrPrefix is how PAX records carry extended attributes (star's extension).
+const xattrPrefix = "SCHILY.xattr."
+
+// attributes sets owner, mode and extended attributes of what stands at base
+// in parent, in this order: chown takes the setuid bit and capabilities away.
+func (u *unpacker) attributes(parent int, base string, h *tar.Header) error {
+	if err := unix.Fchownat(parent, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, err)
+	}
+	if h.Typeflag != tar.TypeSymlink { // a link has no mode of its own
+		if err := unix.Fchmodat(parent, base, uint32(h.Mode)&0o7777, 0); err != nil {
+			return fmt.Errorf("mode %o: %w", h.Mode, err)
+		}
+	}
+	if err := u.note(parent, base, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	// There is no setxattrat before Linux 6.13; /proc takes its place. The
+	// last part is not followed.
+	at := "/proc/self/fd/" + strconv.Itoa(parent) + "/" + base
+	return u.xattrs(h, func(name string, value []byte) error { return unix.Lsetxattr(at, name, value, 0) })
+}
+
+// attributesOf does the same for an open file.
+func (u *unpacker) attributesOf(fd int, h *tar.Header) error {
+	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
+		return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, err)
+	}
+	if err := unix.Fchmod(fd, uint32(h.Mode)&0o7777); err != nil {
+		return fmt.Errorf("mode %o: %w", h.Mode, err)
+	}
+	if err := u.note(fd, "", unix.AT_EMPTY_PATH); err != nil {
+		return err
+	}
+	return u.xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+}
+
+// note remembers that this layer made or touched the file.
+func (u *unpacker) note(fd int, base string, flags int) error {
+	if u.lowest {
+		return nil // no whiteout will ask
+	}
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, base, &st, flags); err != nil {
+		return err
+	}
+	u.made[st.Ino] = struct{}{}
+	return nil
+}
+
+func (u *unpacker) xattrs(h *tar.Header, set func(name string, value []byte) error) error {
+	for record, value := range h.PAXRecords {
+		name, ok := strings.CutPrefix(record, xattrPrefix)
+		if !ok {
+			continue
+		}
+		err := set(name, []byte(value))
+		switch {
+		case err == nil:
+		case name != "security.capability" && (errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM)):
+			// tmpfs has no user.* before Linux 6.6, a symbolic link never
+			// has: a loss, none that keeps a node from booting.
+			u.noXattrs++
+		default:
+			return fmt.Errorf("extended attribute %.60q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func setTime(parent int, base string, at time.Time) error {
+	ts, err := unix.TimeToTimespec(at)
+	if err != nil {
+		return fmt.Errorf("time %s: %w", at, err)
+	}
+	return unix.UtimesNanoAt(parent, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+var zeroes [page]byte
+
+// copySparse writes size bytes of r to fd and leaves out whole pages of
+// zeroes: a sparse file stays one, and costs no memory in tmpfs.
+func copySparse(fd int, r io.Reader, size int64, buf []byte) error {
+	var off, end int64 // end: of what was really written
+	for off < size {
+		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), size-off)])
+		if err != nil {
+			return fmt.Errorf("read tar: %w", err)
+		}
+		b := buf[:n]
+		for len(b) > 0 {
+			hole := zeroPages(b)
+			off, b = off+int64(hole), b[hole:]
+			data := dataPages(b)
+			if data == 0 {
+				continue
+			}
+			if err := pwriteAll(fd, b[:data], off); err != nil {
+				return err
+			}
+			off, b = off+int64(data), b[data:]
+			end = off
+		}
+	}
+	if end < size {
+		return unix.Ftruncate(fd, size)
+	}
+	return nil
+}
+
+// zeroPages is how many bytes at b's start are whole pages of zeroes.
+func zeroPages(b []byte) (n int) {
+	for len(b)-n >= page && b[n] == 0 && bytes.Equal(b[n:n+page], zeroes[:]) {
+		n += page
+	}
+	return n
+}
+
+// dataPages is how many bytes at b's start come before such a page.
+func dataPages(b []byte) (n int) {
+	for n < len(b) {
+		if len(b)-n >= page && b[n] == 0 && bytes.Equal(b[n:n+page], zeroes[:]) {
+			return n
+		}
+		n = min(n+page, len(b))
+	}
+	return n
+}
+
+func pwriteAll(fd int, b []byte, off int64) error {
+	for len(b) > 0 {
+		n, err := unix.Pwrite(fd, b, off)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("write: %w", err)
+		}
+		b, off = b[n:], off+int64(n)
+	}
+	return nil
+}
+
+// isSystem says whether err is this node's doing (no room, no permission) and
+// says nothing of the part.
+func isSystem(err error) bool {
+	for _, e := range []error{unix.ENOSPC, unix.ENOMEM, unix.EDQUOT, unix.EIO, unix.EROFS, unix.EPERM, unix.EACCES,
+		unix.EMFILE, unix.ENFILE, unix.ENOSYS} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
