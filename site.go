@@ -80,8 +80,11 @@ func (s *Site) CheckFields() error {
 	switch s.Check.Kind {
 	case "tcp":
 	case "http":
-		if !strings.HasPrefix(s.Check.Path, "/") || strings.ContainsAny(s.Check.Path, " \t\r\n\"{}!#") {
-			return fmt.Errorf("site %s: check path %q: begin with / and use no spaces, quotes or braces: %w", s.Name, s.Check.Path, ErrInvalid)
+		// What keepalived's parser gives a meaning to is refused, and what no
+		// URL path holds unescaped.
+		bad := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"'`{}<>!#$\\^|", r) }
+		if !strings.HasPrefix(s.Check.Path, "/") || strings.ContainsFunc(s.Check.Path, bad) {
+			return fmt.Errorf("site %s: check path %q: begin with / and use no spaces, quotes, braces or other signs that a URL escapes: %w", s.Name, s.Check.Path, ErrInvalid)
 		}
 		if s.Check.Status < 100 || s.Check.Status > 599 {
 			return fmt.Errorf("site %s: check status %d: use an HTTP status from 100 to 599: %w", s.Name, s.Check.Status, ErrInvalid)
