@@ -171,6 +171,8 @@ func (b *blob) connect() error {
 		b.fatal = fmt.Errorf("part %d: url %q: %w", b.index+1, b.url, err)
 		return b.fatal
 	}
+	// The digest is of the bytes as they are: no compression on the way.
+	req.Header.Set("Accept-Encoding", "identity")
 	if b.off > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.off, b.part.Size-1))
 	}

@@ -50,6 +50,15 @@ type Stats struct {
 	Duration  time.Duration // of the whole Fetch
 }
 
+// String is one line for people.
+func (s Stats) String() string {
+	line := fmt.Sprintf("%d MiB in %.1f s, %d entries, %d MiB unpacked", s.Bytes>>20, s.Duration.Seconds(), s.Entries, s.Unpacked>>20)
+	if s.Resumes > 0 {
+		line += fmt.Sprintf(", resumed %d times", s.Resumes)
+	}
+	return line
+}
+
 // DigestError: a part's bytes, or the tar inside, are not what the manifest
 // says. The part was refused and the tree thrown away.
 type DigestError struct {

@@ -3,7 +3,7 @@ package rootfs
 import (
 	"bufio"
 	"fmt"
-	"io"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -18,10 +18,18 @@ func (e *MemoryError) Error() string {
 		(e.Need+1<<20-1)>>20, e.Available>>20)
 }
 
-// CheckMemory compares need (see Need) with MemAvailable as meminfo (the text
-// of /proc/meminfo, proc(5)) gives it. It gives a *MemoryError where it is less.
-func CheckMemory(need int64, meminfo io.Reader) error {
-	lines := bufio.NewScanner(meminfo)
+// CheckMemory compares need (see Need) with MemAvailable of the file meminfo (""
+// is /proc/meminfo, proc(5)). It gives a *MemoryError where that is less.
+func CheckMemory(need int64, meminfo string) error {
+	if meminfo == "" {
+		meminfo = "/proc/meminfo"
+	}
+	f, err := os.Open(meminfo)
+	if err != nil {
+		return fmt.Errorf("check memory: %w", err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		rest, ok := strings.CutPrefix(lines.Text(), "MemAvailable:")
 		if !ok {
@@ -39,5 +47,5 @@ func CheckMemory(need int64, meminfo io.Reader) error {
 	if err := lines.Err(); err != nil {
 		return fmt.Errorf("check memory: %w", err)
 	}
-	return fmt.Errorf("check memory: no MemAvailable in meminfo: is /proc mounted?")
+	return fmt.Errorf("check memory: no MemAvailable in %s: is it the kernel's?", meminfo)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -12,17 +13,20 @@ import (
 )
 
 // MountTmpfs mounts a tmpfs of at most size bytes at dest and makes dest where
-// it is missing. Pages are taken as they are written.
+// it is missing. Pages are taken as they are written. A size of 0 is 80 % of
+// the memory: the kernel's own half is little for a root, and no bound at all
+// would let a log file take the last page.
 func MountTmpfs(dest string, size int64) error {
-	if size <= 0 {
-		return fmt.Errorf("mount tmpfs at %s: size %d: %w", dest, size, dsas.ErrInvalid)
+	limit := "80%"
+	if size > 0 {
+		limit = strconv.FormatInt(size, 10)
 	}
 	if err := os.MkdirAll(dest, 0o755); err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}
 	// Neither nodev nor nosuid: it becomes the root.
-	if err := unix.Mount("tmpfs", dest, "tmpfs", 0, fmt.Sprintf("mode=0755,size=%d", size)); err != nil {
-		return fmt.Errorf("mount tmpfs of %d bytes at %s: %w", size, dest, err)
+	if err := unix.Mount("tmpfs", dest, "tmpfs", 0, "mode=0755,size="+limit); err != nil {
+		return fmt.Errorf("mount tmpfs (size %s) at %s: %w", limit, dest, err)
 	}
 	return nil
 }
@@ -32,8 +36,8 @@ func moved() []string { return []string{"/dev", "/proc", "/sys", "/run"} }
 
 // SwitchRoot makes newroot the root and becomes init there: it moves the
 // mounts of /dev, /proc, /sys and /run, frees the memory of the initramfs by
-// removing its files, changes root and calls execve with init, args (those
-// after init's own name) and env. init is a path in the new root; /run is
+// removing its files, changes root and calls execve with init, args (the
+// whole argv, the program's name first) and env. init is a path in the new root; /run is
 // moved, so that a program put there before can be it. It returns only with an
 // error: before anything was changed where newroot is no mount, init is not
 // there or / is not the initramfs; else the system is in pieces.
@@ -44,7 +48,7 @@ func SwitchRoot(newroot, init string, args, env []string) error {
 	if err := switchTo(newroot); err != nil {
 		return fmt.Errorf("switch root to %s: %w", newroot, err)
 	}
-	if err := unix.Exec(init, append([]string{init}, args...), env); err != nil {
+	if err := unix.Exec(init, args, env); err != nil {
 		return fmt.Errorf("switch root: execute %s: %w", init, err)
 	}
 	return nil
