@@ -1,0 +1,409 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"dsas"
+	"dsas/lab"
+)
+
+const vip = "10.77.0.80"
+
+// TestRack is one night in a small data centre: everything below shares the
+// rack, its images and, where it can, its boots.
+func TestRack(t *testing.T) {
+	r := newRack(t)
+	const mib = 1 << 20
+	// Three ways into the same kernel: iPXE as NBP on a BIOS, OVMF's own PXE,
+	// and PXELINUX.
+	w101 := r.add(t, lab.NodeSpec{Name: "w101"}, "--role", "web", "--loader", "nbp")
+	w102 := r.add(t, lab.NodeSpec{Name: "w102", Firmware: lab.UEFI, Disk: 512 * mib}, "--role", "web", "--disk", "DBDEVICE=/dev/vda")
+	w103 := r.add(t, lab.NodeSpec{Name: "w103"}, "--role", "lb", "--loader", "pxelinux")
+	r.dsas(t, "site", "add", "www", "--address", vip, "--port", "80", "--role", "web", "--check-path", "/healthz")
+
+	t.Run("boots", func(t *testing.T) { testBoots(t, w101, w102, w103) })
+	if t.Failed() {
+		return // nothing below can work
+	}
+	t.Run("ssh", func(t *testing.T) { testSSH(t, r, w101) })
+	t.Run("balance", func(t *testing.T) { testBalance(t, r, w101, w102) })
+	t.Run("bond", func(t *testing.T) { testBond(t, r, w101) })
+	t.Run("role change", func(t *testing.T) { testRoleChange(t, r, w102) })
+	t.Run("vlan", func(t *testing.T) { testVLAN(t, r, w101, w103) })
+	t.Run("damaged part", func(t *testing.T) { testDamagedPart(t, r, w101) })
+	t.Run("killed server", func(t *testing.T) { testKilledServer(t, r, w101) })
+}
+
+func testBoots(t *testing.T, nodes ...*box) {
+	for _, b := range nodes {
+		t.Run(b.Name(), func(t *testing.T) {
+			t.Parallel()
+			b.boot(t)
+		})
+	}
+	t.Cleanup(func() {
+		for i, nbp := range []string{"undionly.kpxe", "snponly.efi", "lpxelinux.0"} {
+			b := nodes[i]
+			b.saw(t, 0, dsas.KindPower, dsas.KindDHCP, dsas.KindNBP, dsas.KindScript, dsas.KindKernel, dsas.KindInitramfs,
+				dsas.KindConfigTaken, dsas.KindInit, dsas.KindFetch, dsas.KindFetched, dsas.KindConf, dsas.KindSwitched, dsas.KindReady)
+			for _, e := range b.r.events(t, b.Name(), 0) {
+				if e.Kind == dsas.KindNBP && e.Message != nbp && e.Message != "ldlinux.c32" {
+					t.Errorf("%s: got %s by TFTP; want %s", b.Name(), e.Message, nbp)
+				}
+				if e.Kind == dsas.KindConfError || e.Kind == dsas.KindWarning {
+					t.Errorf("%s: %s: %s", b.Name(), e.Kind, e.Message)
+				}
+			}
+			if st := b.r.node(t, b.Name()).Status; st.Phase != dsas.PhaseReady || st.Running == "" {
+				t.Errorf("%s: status %+v; want ready and running its role", b.Name(), st)
+			}
+		}
+	})
+}
+
+func testSSH(t *testing.T, r *rack, b *box) {
+	if got := b.ssh(t, "hostname"); got != b.Name() {
+		t.Errorf("hostname over ssh = %q; want %q", got, b.Name())
+	}
+	conf := b.ssh(t, "cat /etc/dsas.conf")
+	if !strings.Contains(conf, "SYSTEMNAME="+b.Name()) {
+		t.Errorf("/etc/dsas.conf holds no SYSTEMNAME=%s:\n%s", b.Name(), conf)
+	}
+	bond := b.ssh(t, "cat /proc/net/bonding/bond0")
+	for _, want := range []string{"active-backup", "Slave Interface: eth0", "Slave Interface: eth1", "ARP IP target/s (n.n.n.n form): 10.77.0.1"} {
+		if !strings.Contains(bond, want) {
+			t.Errorf("/proc/net/bonding/bond0 lacks %q:\n%s", want, bond)
+		}
+	}
+	if out := b.ssh(t, "find / -xdev -name 'ssh_host_*_key' | sort"); out != "/etc/ssh/ssh_host_ed25519_key" {
+		t.Errorf("host keys on the node: %q; want the one that the server keeps", out)
+	}
+}
+
+// pages asks the service address n times and counts who answered.
+func (r *rack) pages(t *testing.T, n int) map[string]int {
+	t.Helper()
+	seen := map[string]int{}
+	for range n {
+		body, err := r.get("http://" + vip + "/")
+		if err != nil {
+			t.Fatalf("request through the balancer: %v", err)
+		}
+		seen[whoAnswered(body)]++
+	}
+	return seen
+}
+
+var nodeRE = regexp.MustCompile(`\bw1\d\d\b`)
+
+func whoAnswered(body string) string { return nodeRE.FindString(body) }
+
+func testBalance(t *testing.T, r *rack, w101, w102 *box) {
+	eventually(t, "both web nodes answer through the service address", func() error {
+		seen := map[string]bool{}
+		for range 6 {
+			body, err := r.get("http://" + vip + "/")
+			if err != nil {
+				return err
+			}
+			seen[whoAnswered(body)] = true
+		}
+		if !seen["w101"] || !seen["w102"] {
+			return fmt.Errorf("answered so far: %v", seen)
+		}
+		return nil
+	})
+	// One web node dies without a word. Once the health check has seen it,
+	// no request fails.
+	if err := w102.PowerOff(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	lb := &box{r.lab.Node("w103"), r}
+	addr := strings.Split(r.node(t, "w102").Node.Address.String(), "/")[0]
+	eventually(t, "the balancer has taken w102 out", func() error {
+		out := lb.ssh(t, "ipvsadm -Ln")
+		for _, line := range strings.Split(out, "\n") {
+			f := strings.Fields(line)
+			if len(f) >= 4 && f[0] == "->" && strings.HasPrefix(f[1], addr+":") && f[3] != "0" {
+				return fmt.Errorf("still in: %s", line)
+			}
+		}
+		return nil
+	})
+	if seen := r.pages(t, 30); seen["w101"] != 30 {
+		t.Errorf("with w102 off, answers came from %v; want 30 from w101", seen)
+	}
+	// A third one joins while requests go on: none of them fails.
+	w104 := r.add(t, lab.NodeSpec{Name: "w104"}, "--role", "web")
+	var failed, asked atomic.Int64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			asked.Add(1)
+			if _, err := r.get("http://" + vip + "/"); err != nil {
+				failed.Add(1)
+				t.Logf("request while w104 joins: %v", err)
+			}
+		}
+	})
+	w104.boot(t)
+	eventually(t, "w104 gets its share", func() error {
+		if seen := r.pages(t, 10); seen["w104"] < 3 {
+			return fmt.Errorf("of 10 answers: %v", seen)
+		}
+		return nil
+	})
+	close(stop)
+	wg.Wait()
+	if failed.Load() > 0 {
+		t.Errorf("%d of %d requests failed while a node joined; want none", failed.Load(), asked.Load())
+	}
+	t.Logf("%d requests while w104 joined, none failed", asked.Load())
+	if err := w104.PowerOff(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	r.dsas(t, "node", "rm", "--yes", "w104")
+	if err := w104.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testRoleChange(t *testing.T, r *rack, b *box) {
+	toRole := func(role string) {
+		r.dsas(t, "node", "set", b.Name(), "--role", role)
+		b.boot(t)
+	}
+	toRole("db")
+	const sql = `mariadb -N -e "create database if not exists lab; create table if not exists lab.t (v int); insert into lab.t values (4711); select v from lab.t"`
+	if got := b.ssh(t, sql); got != "4711" {
+		t.Errorf("first query = %q; want 4711", got)
+	}
+	b.boot(t)
+	if got := b.ssh(t, `mariadb -N -e "select v from lab.t"`); got != "4711" {
+		t.Errorf("after a power cycle the row is %q; want 4711", got)
+	}
+	toRole("web")
+	if out, err := b.trySSH("mountpoint -q /var/lib/mysql && echo mounted || echo free"); err != nil || out != "free" {
+		t.Errorf("as web, /var/lib/mysql is %q, %v; want it free", out, err)
+	}
+	if body, err := r.get("http://" + r.node(t, b.Name()).Node.Address.Addr().String() + "/"); err != nil || whoAnswered(body) != b.Name() {
+		t.Errorf("as web again it answers %.80q, %v", body, err)
+	}
+}
+
+func testBond(t *testing.T, r *rack, b *box) {
+	// A download that takes a while: its speed is bounded by the node.
+	b.ssh(t, "dd if=/dev/urandom of=/tmp/big bs=1M count=48 2>/dev/null; (cd /tmp && sha256sum big | cut -d' ' -f1 > big.sum)")
+	want := b.ssh(t, "cat /tmp/big.sum")
+	active := func() string { return b.ssh(t, "cat /sys/class/net/bond0/bonding/active_slave") }
+	through := func(name string, break_, mend func()) {
+		t.Run(name, func(t *testing.T) {
+			before := active()
+			pidFile := "/tmp/dl-" + strings.ReplaceAll(name, " ", "-")
+			// The node fetches its own kernel again and again, slowly, from the
+			// server over bond0: curl's rate limit makes it outlast the failure.
+			url := r.slowURL(t)
+			b.ssh(t, fmt.Sprintf("setsid curl -sS --fail --limit-rate 400k -o %s.out %s >%s.err 2>&1 </dev/null & echo $! > %s.pid", pidFile, url, pidFile, pidFile))
+			mark := r.mark(t, b.Name())
+			break_()
+			b.wait(t, mark, "a fail-over", func(e dsas.Event) bool {
+				return e.Kind == dsas.KindLink && strings.Contains(e.Message, "active port eth") && !strings.Contains(e.Message, "active port "+before)
+			})
+			if now := active(); now == before {
+				t.Errorf("active port is still %s", now)
+			}
+			mend()
+			eventually(t, "the download ends", func() error {
+				if out := b.ssh(t, fmt.Sprintf("kill -0 $(cat %s.pid) 2>/dev/null && echo runs || echo done", pidFile)); out != "done" {
+					return fmt.Errorf("curl %s", out)
+				}
+				return nil
+			})
+			if out := b.ssh(t, fmt.Sprintf("cat %s.err; sha256sum %s.out | cut -d' ' -f1; rm -f %s.out", pidFile, pidFile, pidFile)); "sha256:"+out != string(r.slowDigest(t)) {
+				t.Errorf("download through the failure: %q; want %s", out, r.slowDigest(t))
+			}
+		})
+	}
+	_ = want
+	port := func() int {
+		if active() == "eth1" {
+			return 1
+		}
+		return 0
+	}
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var p int
+	through("the active port loses its link", func() { p = port(); check(b.SetLink(t.Context(), p, false)) }, func() { check(b.SetLink(t.Context(), p, true)) })
+	eventually(t, "both ports are up again", func() error {
+		if out := b.ssh(t, "cat /sys/class/net/eth0/bonding_slave/mii_status /sys/class/net/eth1/bonding_slave/mii_status"); out != "up\nup" {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
+	through("the other switch is cut off", func() { p = port(); check(r.lab.CutSwitch(t.Context(), p, true)) }, func() { check(r.lab.CutSwitch(t.Context(), p, false)) })
+	eventually(t, "both ports are up again", func() error {
+		if out := b.ssh(t, "cat /sys/class/net/eth0/bonding_slave/mii_status /sys/class/net/eth1/bonding_slave/mii_status"); out != "up\nup" {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
+	through("a switch stops forwarding with its links up", func() { p = port(); check(r.lab.SwitchForwarding(p, false)) }, func() { check(r.lab.SwitchForwarding(p, true)) })
+
+	t.Run("a port is pulled during the image fetch", func(t *testing.T) {
+		mark := r.mark(t, b.Name())
+		r.dsas(t, "power", "cycle", b.Name())
+		b.wait(t, mark, "the fetch", kind(dsas.KindFetch))
+		check(b.SetLink(t.Context(), 0, false))
+		b.ready(t, mark)
+		check(b.SetLink(t.Context(), 0, true))
+	})
+}
+
+// slowURL is something of a few MiB that the server has.
+func (r *rack) slowURL(t *testing.T) string {
+	return fmt.Sprintf("http://%s:8080/v2/dsas/boot/blobs/%s", r.lab.Address().Addr(), r.slowDigest(t))
+}
+
+func (r *rack) slowDigest(t *testing.T) dsas.Digest {
+	t.Helper()
+	var v dsas.ImagesView
+	decode(t, r.dsas(t, "image", "ls", "--json"), &v)
+	return v.Boot.Kernel.Digest
+}
+
+func testVLAN(t *testing.T, r *rack, a, b *box) {
+	// Addresses change at boot: dsas.conf names bond0.2, and so it is made.
+	r.dsas(t, "node", "set", a.Name(), "--interface", "bond0.2=192.168.2.1/24")
+	r.dsas(t, "node", "set", b.Name(), "--interface", "bond0.2=192.168.2.3/24")
+	t.Run("boot", func(t *testing.T) {
+		for _, n := range []*box{a, b} {
+			t.Run(n.Name(), func(t *testing.T) { t.Parallel(); n.boot(t) })
+		}
+	})
+	if out, err := a.trySSH("ping -c 3 -W 5 192.168.2.3"); err != nil {
+		t.Errorf("tagged: %s does not reach its peer on VLAN 2: %v\n%s", a.Name(), err, out)
+	}
+	// The untagged side must not see it: neither from the core switch nor
+	// when the node itself looks for it on bond0.
+	if out, err := a.trySSH("ip route add 192.168.2.3/32 dev bond0; ping -c 3 -W 2 -I bond0 192.168.2.3; s=$?; ip route del 192.168.2.3/32 dev bond0; exit $s"); err == nil {
+		t.Errorf("untagged: the peer's VLAN address answers\n%s", out)
+	}
+	for _, n := range []*box{a, b} {
+		r.dsas(t, "node", "set", n.Name(), "--interface", "none")
+	}
+}
+
+func testDamagedPart(t *testing.T, r *rack, b *box) {
+	var v dsas.ImagesView
+	decode(t, r.dsas(t, "image", "ls", "--json"), &v)
+	var part dsas.Part
+	for _, m := range v.Images {
+		if m.Role == "web" {
+			part = m.Parts[len(m.Parts)-1]
+		}
+	}
+	path := filepath.Join(r.state, "images", "blobs", "sha256", part.Digest.Hex())
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := append([]byte(nil), good...)
+	bad[len(bad)/2] ^= 0x40
+	if err := os.WriteFile(path, bad, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mend := func() {
+		if err := os.WriteFile(path, good, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	defer mend()
+	// A wrong line in dsas.conf, in the same boot.
+	conf := filepath.Join(t.TempDir(), "conf")
+	if err := os.WriteFile(conf, []byte("IPADDRESS7=300.1.1.1/22\nGREETING=\"still here\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r.dsas(t, "node", "set", b.Name(), "--conf-file", conf)
+	mark := r.mark(t, b.Name())
+	r.dsas(t, "power", "cycle", b.Name())
+	e := b.wait(t, mark, "the refusal", kind(dsas.KindPartBad))
+	if !strings.Contains(e.Message, part.Digest.Short()) {
+		t.Errorf("the refusal says %q; want the part %s named", e.Message, part.Digest.Short())
+	}
+	if _, err := b.WaitSerial(t.Context(), regexp.MustCompile(`dsas: .*`+part.Digest.Short())); err != nil {
+		t.Errorf("console: %v", err)
+	}
+	mend()
+	// The node tries again by itself, and then the wrong line is told.
+	mark = e.ID
+	eventuallyReady(t, b, mark)
+	told := b.wait(t, mark, "the wrong line", kind(dsas.KindConfError))
+	for _, want := range []string{"line ", "IPADDRESS7", "300.1.1.1/22"} {
+		if !strings.Contains(told.Message, want) {
+			t.Errorf("the wrong line is told as %q; want %q in it", told.Message, want)
+		}
+	}
+	if out := b.ssh(t, ". /etc/dsas.conf; echo $GREETING; hostname"); out != "still here\n"+b.Name() {
+		t.Errorf("the rest of dsas.conf: %q; want it applied", out)
+	}
+}
+
+// eventuallyReady is ready, over failures of boots that came before.
+func eventuallyReady(t *testing.T, b *box, mark int64) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) {
+		for _, e := range b.r.events(t, b.Name(), mark) {
+			if e.Kind == dsas.KindReady {
+				return
+			}
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+	t.Fatalf("%s: not ready\n%s", b.Name(), b.story(t, mark))
+}
+
+func testKilledServer(t *testing.T, r *rack, b *box) {
+	leases := r.dsas(t, "lease", "ls", "--json")
+	address := r.node(t, b.Name()).Node.Address
+	mark := r.mark(t, b.Name())
+	r.dsas(t, "power", "cycle", b.Name())
+	for _, at := range []dsas.Kind{dsas.KindDHCP, dsas.KindScript, dsas.KindKernel, dsas.KindConfigTaken, dsas.KindFetch, dsas.KindSwitched} {
+		e := b.wait(t, mark, string(at), kind(at))
+		r.killServer()
+		r.startServer()
+		t.Logf("killed at %s (event %d) and started again", at, e.ID)
+	}
+	b.ready(t, mark)
+	if got := r.node(t, b.Name()).Node.Address; got != address {
+		t.Errorf("address after the kills = %s; want %s", got, address)
+	}
+	if got := r.dsas(t, "lease", "ls", "--json"); got != leases {
+		t.Errorf("leases after the kills = %s; want %s", got, leases)
+	}
+	// A node that is up does not notice that the server is gone.
+	r.killServer()
+	if body, err := r.get("http://" + address.Addr().String() + "/"); err != nil || whoAnswered(body) != b.Name() {
+		t.Errorf("with the server dead the node answers %.80q, %v", body, err)
+	}
+	r.startServer()
+}

@@ -1,0 +1,407 @@
+// Package lab is a virtual rack: a network namespace with two switches and a
+// core, QEMU nodes with a NIC on each switch, and a virtual BMC per node. It
+// stands in for hardware and nothing else: firmware, kernel, network and IPMI
+// are real. No packet leaves the namespace. It wants root.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"dsas"
+	"dsas/server/netns"
+)
+
+// DefaultRunDir is where labs keep their state files and sockets, a folder
+// each. It is short, since a socket's path has at most 107 bytes (unix(7)).
+const DefaultRunDir = "/run/dsas/lab"
+
+// Config says what rack to build; the zero value is a good one.
+type Config struct {
+	// Name of the lab and of its network namespace. Default "dsas-lab".
+	Name string
+	// Address of the server on the core bridge. Default 10.77.0.1/24.
+	Address netip.Prefix
+	// Dir holds disks, firmware variables and serial logs, which Down leaves
+	// there. Empty: a temporary folder, which Down removes.
+	Dir string
+	// RunDir is the folder of the labs' state folders. Default DefaultRunDir.
+	RunDir string
+	// KeepDisks: a node's disk that exists already in Dir is used again;
+	// otherwise each AddNode makes a blank one.
+	KeepDisks bool
+	// BMCPassword is that of every virtual BMC. Default "lab-only".
+	BMCPassword string
+	// Reserve is the memory (MiB) that must stay free beside all nodes
+	// running. Default 512.
+	Reserve int
+
+	Log *slog.Logger // nil: silent
+}
+
+var labNameRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Name == "" {
+		c.Name = "dsas-lab"
+	}
+	if !c.Address.IsValid() {
+		c.Address = netip.MustParsePrefix("10.77.0.1/24")
+	}
+	if c.RunDir == "" {
+		c.RunDir = DefaultRunDir
+	}
+	if c.BMCPassword == "" {
+		c.BMCPassword = "lab-only"
+	}
+	if c.Reserve == 0 {
+		c.Reserve = 512
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case !labNameRE.MatchString(c.Name):
+		return c, fmt.Errorf("lab name %q: use lower-case letters, digits and dashes, at most 31: %w", c.Name, dsas.ErrInvalid)
+	case !c.Address.Addr().Is4():
+		return c, fmt.Errorf("lab %s: address %s: give an IPv4 address with its prefix, as 10.77.0.1/24: %w", c.Name, c.Address, dsas.ErrInvalid)
+	case strings.ContainsAny(c.Dir+c.RunDir, ",\n\""):
+		return c, fmt.Errorf("lab %s: folders %s and %s may hold no comma or quote, which QEMU takes for its own: %w", c.Name, c.Dir, c.RunDir, dsas.ErrInvalid)
+	case len(c.runDir()) > 60:
+		return c, fmt.Errorf("lab %s: folder %s is too long for the sockets in it: %w", c.Name, c.runDir(), dsas.ErrInvalid)
+	case len(c.BMCPassword) > 20 || strings.ContainsAny(c.BMCPassword, "\"\\\n"):
+		// 20 bytes: IPMI 2.0, section 22.30.
+		return c, fmt.Errorf("lab %s: BMC password: at most 20 characters without quotes: %w", c.Name, dsas.ErrInvalid)
+	}
+	return c, nil
+}
+
+// runDir is this lab's state folder.
+func (c Config) runDir() string { return filepath.Join(c.RunDir, c.Name) }
+
+// Lab is a rack that is up.
+type Lab struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+	saving  sync.Mutex // the state file
+	tempDir bool       // cfg.Dir is ours to remove
+	lock    *os.File
+	inside  *spawner // in the namespace
+	outside *spawner // where the process is: the BMCs
+	control *control
+
+	mu       sync.Mutex
+	nodes    map[string]*Node
+	order    []string
+	forwards [Switches]bool
+	down     bool
+}
+
+// Up builds the rack's network. A stale lab of the same name is cleaned
+// first; one that is in use gives dsas.ErrConflict. ctx bounds only the
+// building: end the lab with Down.
+func Up(ctx context.Context, cfg Config) (*Lab, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("lab %s: it needs root, to make network namespaces and taps: %w", cfg.Name, dsas.ErrDenied)
+	}
+	if err := need("ip"); err != nil {
+		return nil, err
+	}
+	l := &Lab{started: time.Now(), cfg: cfg, log: cfg.Log.With("lab", cfg.Name), nodes: map[string]*Node{}}
+	for i := range l.forwards {
+		l.forwards[i] = true
+	}
+	// What Down cannot find it skips, so it also undoes half a lab.
+	if err := l.build(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("lab %s: %w", cfg.Name, err), l.Down(context.WithoutCancel(ctx)))
+	}
+	return l, nil
+}
+
+func (l *Lab) build(ctx context.Context) (err error) {
+	if l.lock, err = lockLab(l.cfg); err != nil {
+		return err
+	}
+	if err := cleanLocked(ctx, l.cfg.RunDir, l.cfg.Name, l.log); err != nil {
+		return err
+	}
+	if netns.Exists(l.cfg.Name) {
+		name := l.cfg.Name
+		l.cfg.Name = "" // not ours: Down must not remove it
+		return fmt.Errorf("network namespace %s exists and no lab made it (remove it with: ip netns del %s): %w", name, name, dsas.ErrConflict)
+	}
+	if l.cfg.Dir == "" {
+		if l.cfg.Dir, err = os.MkdirTemp("", "dsas-lab-"); err != nil {
+			return err
+		}
+		l.tempDir = true
+	} else if l.cfg.Dir, err = filepath.Abs(l.cfg.Dir); err != nil {
+		return err
+	} else if err := os.MkdirAll(l.cfg.Dir, 0o755); err != nil {
+		return err
+	}
+	// On disk before anything is made, so that it can always be found.
+	if err := l.save(); err != nil {
+		return err
+	}
+	if err := netns.Create(ctx, l.cfg.Name); err != nil {
+		return err
+	}
+	if err := buildNetwork(l.cfg.Name, l.cfg.Address); err != nil {
+		return err
+	}
+	if l.inside, err = newSpawner(l.cfg.Name); err != nil {
+		return err
+	}
+	if l.outside, err = newSpawner(""); err != nil {
+		return err
+	}
+	l.control, err = l.listenControl()
+	return err
+}
+
+// Down ends everything the lab made: processes, BMCs, links, namespace,
+// sockets, and the temporary folder if it made one. It may be called twice.
+func (l *Lab) Down(ctx context.Context) error {
+	l.mu.Lock()
+	if l.down {
+		l.mu.Unlock()
+		return nil
+	}
+	l.down = true
+	nodes := make([]*Node, 0, len(l.nodes))
+	for _, n := range l.nodes {
+		nodes = append(nodes, n)
+	}
+	l.mu.Unlock()
+
+	var errs []error
+	if l.control != nil {
+		l.control.close()
+	}
+	for _, n := range nodes {
+		errs = append(errs, n.stop(ctx))
+	}
+	for _, s := range []*spawner{l.inside, l.outside} {
+		if s != nil {
+			s.close() // whatever still ran dies with its thread
+		}
+	}
+	if l.lock != nil {
+		if l.cfg.Name != "" {
+			errs = append(errs, netns.Delete(ctx, l.cfg.Name))
+			errs = append(errs, os.RemoveAll(l.cfg.runDir()))
+		}
+		if l.tempDir {
+			errs = append(errs, os.RemoveAll(l.cfg.Dir))
+		}
+		unlockLab(l.lock)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("lab %s down: %w", l.cfg.Name, err)
+	}
+	return nil
+}
+
+// Namespace names the lab's network namespace, where the server opens its
+// boot listeners (server/netns).
+func (l *Lab) Namespace() string { return l.cfg.Name }
+
+// Address is the server's address on the core bridge.
+func (l *Lab) Address() netip.Prefix { return l.cfg.Address }
+
+// Core names the interface that has the server's address.
+func (l *Lab) Core() string { return coreName }
+
+// Dir is where disks and serial logs are.
+func (l *Lab) Dir() string { return l.cfg.Dir }
+
+// Node gives a node by name, or nil.
+func (l *Lab) Node(name string) *Node {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.nodes[name]
+}
+
+// Nodes gives all nodes in the order they were added.
+func (l *Lab) Nodes() []*Node {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make([]*Node, 0, len(l.order))
+	for _, name := range l.order {
+		all = append(all, l.nodes[name])
+	}
+	return all
+}
+
+// SwitchForwarding makes a switch stop passing packets, or pass them again,
+// while every link on it stays up: what ARP monitoring notices and MII
+// monitoring does not.
+func (l *Lab) SwitchForwarding(sw int, on bool) error {
+	if err := checkSwitch(sw); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := setForwarding(l.cfg.Name, sw, on); err != nil {
+		return fmt.Errorf("switch %d forwarding %t: %w", sw, on, err)
+	}
+	l.forwards[sw] = on
+	l.log.Info("switch", "switch", sw, "forwarding", on)
+	return nil
+}
+
+// CutSwitch takes down every node's link to a switch, or brings it back, as
+// when the switch loses its power.
+func (l *Lab) CutSwitch(ctx context.Context, sw int, cut bool) error {
+	if err := checkSwitch(sw); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, n := range l.Nodes() {
+		for port := range n.spec.MACs {
+			if port%Switches == sw {
+				g.Go(func() error { return n.SetLink(ctx, port, !cut) })
+			}
+		}
+	}
+	return g.Wait()
+}
+
+func checkSwitch(sw int) error {
+	if sw < 0 || sw >= Switches {
+		return fmt.Errorf("switch %d: there are %d, from 0: %w", sw, Switches, dsas.ErrInvalid)
+	}
+	return nil
+}
+
+// Start starts cmd in the lab's namespace. It dies with the lab at the
+// latest; the caller calls cmd.Wait.
+func (l *Lab) Start(cmd *exec.Cmd) error { return l.inside.start(cmd) }
+
+// Exec runs a program in the lab's namespace and gives what it wrote to both
+// outputs.
+func (l *Lab) Exec(ctx context.Context, argv ...string) ([]byte, error) {
+	if len(argv) == 0 {
+		return nil, fmt.Errorf("lab exec: no program given: %w", dsas.ErrInvalid)
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = 5 * time.Second // a grandchild may hold the pipe open
+	if err := l.Start(cmd); err != nil {
+		return nil, fmt.Errorf("lab exec %s: %w", argv[0], err)
+	}
+	if err := cmd.Wait(); err != nil {
+		return []byte(out.String()), fmt.Errorf("lab exec %s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(out.String()))
+	}
+	return []byte(out.String()), nil
+}
+
+// Dialer dials from inside the namespace, to IP addresses only.
+func (l *Lab) Dialer() *netns.Dialer { return &netns.Dialer{Namespace: l.cfg.Name} }
+
+// HTTPClient gives a client whose connections start inside the namespace;
+// each request makes a new one, so that a balancer sees them apart.
+func (l *Lab) HTTPClient() *http.Client {
+	return &http.Client{
+		Timeout:   30 * time.Second,
+		Transport: &http.Transport{DialContext: l.Dialer().DialContext, DisableKeepAlives: true},
+	}
+}
+
+// Capture is a tcpdump(8) that runs.
+type Capture struct {
+	cmd  *exec.Cmd
+	file string
+}
+
+// Capture writes what passes iface (Core, "sw0", a node's Tap) to file until
+// Stop. It returns when tcpdump listens, so nothing after it is missed. args
+// are more arguments of tcpdump: options ("-c", "1": it ends by itself after
+// one packet, see Wait), then a filter.
+func (l *Lab) Capture(ctx context.Context, iface, file string, args ...string) (*Capture, error) {
+	if err := need("tcpdump"); err != nil {
+		return nil, err
+	}
+	// -U: each packet is written as it comes; -Z root: tcpdump would
+	// otherwise give up root before it opens the file.
+	cmd := exec.CommandContext(ctx, "tcpdump", append([]string{"-i", iface, "-w", file, "-U", "-Z", "root"}, args...)...)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Start(cmd); err != nil {
+		return nil, fmt.Errorf("capture %s: %w", iface, err)
+	}
+	var said []byte
+	buf := make([]byte, 512)
+	for !strings.Contains(string(said), "listening on") {
+		n, err := stderr.Read(buf)
+		said = append(said, buf[:n]...)
+		if err != nil {
+			cmd.Wait()
+			return nil, fmt.Errorf("capture %s: tcpdump: %s", iface, strings.TrimSpace(string(said)))
+		}
+	}
+	go io.Copy(io.Discard, stderr)
+	return &Capture{cmd, file}, nil
+}
+
+// Stop ends the capture; the file is complete then.
+func (c *Capture) Stop() error {
+	c.cmd.Process.Signal(os.Interrupt)
+	var exit *exec.ExitError
+	if err := c.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		return fmt.Errorf("capture: %w", err)
+	}
+	return nil
+}
+
+// Wait waits until a capture that was given a count of packets has them; it
+// fails when the context of Capture ends first.
+func (c *Capture) Wait() error {
+	if err := c.cmd.Wait(); err != nil {
+		return fmt.Errorf("capture: %w", err)
+	}
+	return nil
+}
+
+// need says which package to install when a program is missing.
+func need(programs ...string) error {
+	pkg := map[string]string{"ip": "iproute2", "tcpdump": "tcpdump", "qemu-system-x86_64": "qemu-system-x86", "ipmi_sim": "openipmi", "curl": "curl"}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			return fmt.Errorf("program %s: %w (apt-get install %s)", p, dsas.ErrNotFound, pkg[p])
+		}
+	}
+	return nil
+}
+
+// remove forgets a node.
+func (l *Lab) remove(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.nodes, name)
+	l.order = slices.DeleteFunc(l.order, func(s string) bool { return s == name })
+}
