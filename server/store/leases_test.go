@@ -1,0 +1,259 @@
+package store_test
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"dsas"
+	"dsas/server/store"
+)
+
+// subnet has a pool from 10.77.0.first to 10.77.0.last.
+func subnet(first, last byte) dsas.Subnet {
+	return dsas.Subnet{
+		Prefix: netip.MustParsePrefix("10.77.0.0/24"), Server: ip(1), Gateway: ip(254),
+		Pool: dsas.Range{First: ip(first), Last: ip(last)}, Lease: 10 * time.Minute,
+	}
+}
+
+func ip(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 77, 0, n}) }
+
+var none netip.Addr
+
+// get is LeaseFor, giving the last byte, or 0 for an exhausted pool.
+func (f *fixture) get(sn dsas.Subnet, m int, want netip.Addr, at time.Time) byte {
+	f.t.Helper()
+	l, err := f.LeaseFor(f.ctx, sn, mac(m), "id", want, at)
+	if err != nil {
+		wantErr(f.t, "LeaseFor", err, store.ErrPoolExhausted, mac(m).String())
+		wantErr(f.t, "LeaseFor", err, dsas.ErrNotFound)
+		return 0
+	}
+	if l.MAC != mac(m) || !l.Expires.Equal(at.Add(sn.Lease)) || l.ClientID != "id" {
+		f.t.Errorf("LeaseFor(%s) = %+v; want its MAC, until %s", mac(m), l, at.Add(sn.Lease))
+	}
+	return l.Address.As4()[3]
+}
+
+// offer is Offer, as get.
+func (f *fixture) offer(sn dsas.Subnet, m int, want netip.Addr, at time.Time) byte {
+	f.t.Helper()
+	l, err := f.Offer(f.ctx, sn, mac(m), "id", want, at)
+	if err != nil {
+		wantErr(f.t, "Offer", err, store.ErrPoolExhausted)
+		return 0
+	}
+	return l.Address.As4()[3]
+}
+
+func expect(t *testing.T, what string, got, want byte) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s = .%d; want .%d", what, got, want)
+	}
+}
+
+func TestLeaseFor(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 12)
+	expect(t, "first", f.get(sn, 1, none, t0), 10)
+	expect(t, "second", f.get(sn, 2, none, t0), 11)
+	expect(t, "again", f.get(sn, 1, none, t0.Add(time.Minute)), 10)
+	expect(t, "again, wanting what another has", f.get(sn, 1, ip(11), t0.Add(time.Minute)), 10)
+	expect(t, "again, wanting a free one", f.get(sn, 1, ip(12), t0.Add(time.Minute)), 10)
+	expect(t, "wanting what another has", f.get(sn, 3, ip(10), t0), 12)
+	expect(t, "exhausted", f.get(sn, 4, none, t0), 0)
+	got := must(f.Leases(f.ctx))(t)
+	if len(got) != 3 || got[0].Address != ip(10) || got[0].MAC != mac(1) || !got[0].Expires.Equal(t0.Add(11*time.Minute)) || got[2].MAC != mac(3) {
+		t.Errorf("Leases = %+v; want three by address, the first until 12:11", got)
+	}
+	// 11 and 12 ran out at the same time or before 10; 12's is older now.
+	expect(t, "renewed", f.get(sn, 2, none, t0.Add(2*time.Minute)), 11)
+	late := t0.Add(time.Hour)
+	expect(t, "the oldest is taken back", f.get(sn, 4, none, late), 12)
+	expect(t, "then the next", f.get(sn, 5, none, late), 10)
+	expect(t, "its own, though it ran out", f.get(sn, 2, none, late), 11)
+	expect(t, "who lost it", f.get(sn, 3, none, late), 0)
+	expect(t, "after all ran out, the wanted one", f.get(sn, 3, ip(11), late.Add(time.Hour)), 11)
+
+	_, err := f.LeaseFor(f.ctx, sn, dsas.MAC{}, "", none, t0)
+	wantErr(t, "LeaseFor(no MAC)", err, dsas.ErrInvalid)
+	sn.Lease = 0
+	_, err = f.LeaseFor(f.ctx, sn, mac(1), "", none, t0)
+	wantErr(t, "LeaseFor(no time)", err, dsas.ErrInvalid, "lease time")
+	sn.Lease, sn.Pool = time.Minute, dsas.Range{}
+	_, err = f.LeaseFor(f.ctx, sn, mac(1), "", none, t0)
+	wantErr(t, "LeaseFor(no pool)", err, store.ErrPoolExhausted, "no pool")
+}
+
+func TestLeaseWant(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 20)
+	expect(t, "wanted", f.get(sn, 1, ip(15), t0), 15)
+	for i, bad := range []netip.Addr{ip(9), ip(21), ip(1), ip(255), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("::1")} {
+		expect(t, fmt.Sprintf("wanting %s", bad), f.get(sn, 2+i, bad, t0), byte(10+i+i/5))
+	}
+	// .15 ran out, but others are free: it stays with its MAC.
+	late := t0.Add(time.Hour)
+	expect(t, "wanting another's old one", f.get(sn, 20, ip(15), late), 17)
+	expect(t, "its old one", f.get(sn, 1, none, late), 15)
+}
+
+func TestLeaseNeverReserved(t *testing.T) {
+	f := open(t)
+	sn := subnet(0, 255)
+	sn.Pool = dsas.Range{First: netip.MustParseAddr("10.77.0.0"), Last: ip(8)}
+	sn.Gateway = ip(2)
+	w1 := node("w1", "10.77.0.3/24", 101)
+	w1.Interfaces = []dsas.Interface{{Device: "eth1", Address: netip.MustParsePrefix("10.77.0.4/24")}}
+	must(f.CreateNode(f.ctx, w1))(t)
+	must(f.CreateSite(f.ctx, dsas.Site{Name: "shop", Address: ip(5)}))(t)
+	for m := 1; m <= 5; m++ { // asks for each in turn
+		expect(t, fmt.Sprintf("MAC %d", m), f.get(sn, m, ip(byte(m)), t0), []byte{0, 6, 7, 8, 0, 0}[m])
+	}
+	// A lease does not outlive the address becoming a node's.
+	_, err := f.CreateNode(f.ctx, node("w2", "10.77.0.6/24", 102))
+	if err == nil { // the clock stands at t0: it is held
+		t.Error("CreateNode(leased address) = nil; want a conflict")
+	} else {
+		wantErr(t, "CreateNode(leased address)", err, dsas.ErrConflict, mac(1).String(), "10.77.0.6")
+	}
+	_, err = f.CreateSite(f.ctx, dsas.Site{Name: "blog", Address: ip(6)})
+	wantErr(t, "CreateSite(leased address)", err, dsas.ErrConflict, mac(1).String())
+	f.time = t0.Add(time.Hour)
+	must(f.CreateNode(f.ctx, node("w2", "10.77.0.6/24", 102)))(t)
+	expect(t, "who had it", f.get(sn, 1, ip(6), f.time), 7)
+	// A node may be given what its own NIC holds.
+	must(f.CreateNode(f.ctx, node("w3", "10.77.0.7/24", 1)))(t)
+
+	all := subnet(254, 255)
+	expect(t, "gateway and broadcast", f.get(all, 50, none, t0), 0)
+}
+
+func TestOffer(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 11)
+	expect(t, "offer", f.offer(sn, 1, none, t0), 10)
+	expect(t, "offer to another", f.offer(sn, 2, ip(10), t0), 11)
+	expect(t, "offer to a third", f.offer(sn, 3, none, t0.Add(59*time.Second)), 0)
+	if got := must(f.Leases(f.ctx))(t); len(got) != 0 {
+		t.Errorf("Leases = %+v; want no offers", got)
+	}
+	expect(t, "accepted", f.get(sn, 1, ip(10), t0.Add(time.Second)), 10)
+	expect(t, "an offer not taken up is free", f.offer(sn, 3, none, t0.Add(61*time.Second)), 11)
+	// An offer does not shorten a lease.
+	l := must(f.Offer(f.ctx, sn, mac(1), "", none, t0.Add(time.Minute)))(t)
+	if l.Address != ip(10) || !l.Expires.Equal(t0.Add(10*time.Minute+time.Second)) {
+		t.Errorf("Offer(leased) = %+v; want 10.77.0.10 until 12:10:01", l)
+	}
+	if got := must(f.Leases(f.ctx))(t); len(got) != 1 || !got[0].Expires.Equal(l.Expires) {
+		t.Errorf("Leases = %+v; want one until %s", got, l.Expires)
+	}
+}
+
+func TestReleaseAndDecline(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 11)
+	expect(t, "first", f.get(sn, 1, none, t0), 10)
+	wantErr(t, "Release(another's)", f.Release(f.ctx, mac(2), ip(10)), dsas.ErrNotFound, "10.77.0.10")
+	noErr(t, f.Release(f.ctx, mac(1), ip(10)))
+	if got := must(f.Leases(f.ctx))(t); len(got) != 0 {
+		t.Errorf("Leases after Release = %+v; want none", got)
+	}
+	expect(t, "back after a release", f.get(sn, 1, none, t0), 10)
+	noErr(t, f.Release(f.ctx, mac(1), ip(10)))
+	expect(t, "a released one is free", f.get(sn, 2, ip(10), t0), 10)
+
+	noErr(t, f.Decline(f.ctx, ip(10), t0.Add(time.Hour)))
+	got := must(f.Leases(f.ctx))(t)
+	if len(got) != 1 || !got[0].Declined || got[0].MAC != mac(2) {
+		t.Errorf("Leases after Decline = %+v; want one, declined, of %s", got, mac(2))
+	}
+	expect(t, "who declined", f.get(sn, 2, ip(10), t0), 11)
+	expect(t, "another", f.get(sn, 3, ip(10), t0), 0)
+	wantErr(t, "Release(declined)", f.Release(f.ctx, mac(2), ip(10)), dsas.ErrNotFound)
+	expect(t, "when that is over", f.get(sn, 3, none, t0.Add(61*time.Minute)), 11)
+	expect(t, "when that is over, too", f.get(sn, 4, none, t0.Add(61*time.Minute)), 10)
+	if got := must(f.Leases(f.ctx))(t); len(got) != 2 || got[0].Declined {
+		t.Errorf("Leases = %+v; want two, none declined", got)
+	}
+	noErr(t, f.Decline(f.ctx, ip(77), t0)) // never leased by us
+	wantErr(t, "Decline(IPv6)", f.Decline(f.ctx, netip.IPv6Loopback(), t0), dsas.ErrInvalid)
+}
+
+// Every MAC gets an address of its own however many ask at once, offers before
+// leases as in DHCP, and the pool is used up to the last.
+func TestLeasesInParallel(t *testing.T) {
+	f := open(t)
+	const n = 100
+	sn := subnet(100, 100+n-1)
+	got := make([]netip.Addr, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		for try := range 2 { // each from two requests at the same time
+			wg.Go(func() {
+				o, err := f.Offer(f.ctx, sn, mac(i+1), "", none, t0)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				l, err := f.LeaseFor(f.ctx, sn, mac(i+1), "", o.Address, t0)
+				if err != nil {
+					t.Error(err)
+				} else if l.Address != o.Address {
+					t.Errorf("LeaseFor(%s) = %s; want what was offered, %s", l.MAC, l.Address, o.Address)
+				}
+				if try == 0 {
+					got[i] = l.Address
+				}
+			})
+		}
+	}
+	wg.Wait()
+	seen := map[netip.Addr]int{}
+	for i, a := range got {
+		if j, twice := seen[a]; twice {
+			t.Errorf("%s was given to MAC %d and %d", a, i+1, j+1)
+		}
+		seen[a] = i
+	}
+	if l := must(f.Leases(f.ctx))(t); len(l) != n {
+		t.Errorf("Leases = %d; want %d", len(l), n)
+	}
+	expect(t, "one more", f.get(sn, n+1, none, t0), 0)
+}
+
+func BenchmarkLeaseFor(b *testing.B) {
+	dir := b.TempDir()
+	s, err := openDir(b.Context(), dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	sn := dsas.Subnet{Prefix: netip.MustParsePrefix("10.0.0.0/16"), Server: netip.MustParseAddr("10.0.0.1"),
+		Pool: dsas.Range{First: netip.MustParseAddr("10.0.1.0"), Last: netip.MustParseAddr("10.0.4.255")}, Lease: time.Hour}
+	for i := 0; b.Loop(); i++ {
+		if _, err := s.LeaseFor(b.Context(), sn, mac(i%1000+1), "", none, t0); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkAddEvent(b *testing.B) {
+	s, err := openDir(b.Context(), b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	if _, err := s.CreateNode(b.Context(), node("w1", "", 1)); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := s.AddEvent(b.Context(), dsas.Event{Node: "w1", Kind: dsas.KindService, Message: "nginx: healthy"}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
