@@ -60,6 +60,11 @@ func (c *checker) names() {
 	}
 	c.each("package", r.Packages, packageRE, "write a Debian package's name, without a version")
 	c.each("module", r.Modules, moduleRE, "write a kernel module's name, as ip_vs; options belong into dsas.conf (MODULES)")
+	for _, p := range r.Remove {
+		if err := checkPath(p); err != nil {
+			c.bad("remove %w", err)
+		}
+	}
 	if r.Memory != "" && !memoryRE.MatchString(r.Memory) {
 		c.bad("memory %q: write it as 512MiB or 2GiB", r.Memory)
 	}
@@ -176,8 +181,10 @@ func (c *checker) service(s dsas.Service) {
 			c.bad("service %s: %s/%s has DOS line ends; save it with Unix ones", s.Name, dir, f)
 		}
 	}
-	if s.Timeout < 0 {
-		c.bad("service %s: timeout %s: use a positive one, as 2m", s.Name, time.Duration(s.Timeout))
+	for what, d := range map[string]dsas.Duration{"timeout": s.Timeout, "stop": s.Stop} {
+		if d < 0 {
+			c.bad("service %s: %s %s: use a positive one, as 2m", s.Name, what, time.Duration(d))
+		}
 	}
 	if s.Check != nil {
 		c.health(s)

@@ -2,6 +2,7 @@ package roles
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,8 +10,11 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 
 	"dsas"
 )
@@ -52,7 +56,7 @@ func Parse(text []byte) (dsas.Role, error) {
 		return role, fmt.Errorf("line %d: unknown key %q: %s: %w", line, key, suggest(key), dsas.ErrInvalid)
 	}
 	if err != nil {
-		return role, fmt.Errorf("%s: %w", oneLine(err), dsas.ErrInvalid)
+		return role, fmt.Errorf("%s: %w", cmp.Or(durationError(text), oneLine(err)), dsas.ErrInvalid)
 	}
 	var more any
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
@@ -72,6 +76,35 @@ func oneLine(err error) string {
 		return y.GetMessage()
 	}
 	return strings.SplitN(err.Error(), "\n", 2)[0]
+}
+
+// durationError finds the first duration that is none: the library gives no
+// line for an error of UnmarshalText.
+func durationError(text []byte) string {
+	file, err := parser.ParseBytes(text, 0)
+	if err != nil {
+		return ""
+	}
+	v := &durationVisitor{}
+	for _, d := range file.Docs {
+		ast.Walk(v, d)
+	}
+	return v.found
+}
+
+type durationVisitor struct{ found string }
+
+// Visit implements ast.Visitor.
+func (v *durationVisitor) Visit(n ast.Node) ast.Visitor {
+	m, ok := n.(*ast.MappingValueNode)
+	if !ok || v.found != "" || !slices.Contains([]string{"interval", "timeout", "stop"}, m.Key.String()) {
+		return v
+	}
+	t := m.Value.GetToken()
+	if _, err := time.ParseDuration(t.Value); err != nil {
+		v.found = fmt.Sprintf("line %d: %s %q: write a duration as 30s or 2m", t.Position.Line, m.Key.String(), t.Value)
+	}
+	return v
 }
 
 // suggest names the known key nearest to key, or all of them.

@@ -154,6 +154,7 @@ func merge(under, role dsas.Role) dsas.Role {
 	out := role
 	out.Packages = union(under.Packages, role.Packages)
 	out.Modules = union(under.Modules, role.Modules)
+	out.Remove = union(under.Remove, role.Remove)
 	out.Devices = override(under.Devices, role.Devices, func(d dsas.Device) string { return d.Key })
 	out.Services = override(under.Services, role.Services, func(s dsas.Service) string { return s.Name })
 	out.Templates = override(under.Templates, role.Templates, func(t dsas.Template) string { return t.Path })
