@@ -154,6 +154,24 @@ func TestOffer(t *testing.T) {
 	}
 }
 
+// What was only offered, or was given back, goes before leases that ran out, and
+// a MAC's own old address is not given to it when it has become a node's.
+func TestLeaseOrderOfTakingBack(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 13)
+	expect(t, "leased", f.get(sn, 1, none, t0), 10)
+	expect(t, "leased", f.get(sn, 2, none, t0.Add(time.Second)), 11)
+	expect(t, "offered", f.offer(sn, 3, none, t0.Add(30*time.Minute)), 12)
+	late := t0.Add(time.Hour)
+	expect(t, "nobody's", f.get(sn, 4, none, late), 13)
+	expect(t, "offered in vain", f.get(sn, 5, none, late), 12)
+	f.time = late
+	must(f.CreateNode(f.ctx, node("w1", "10.77.0.11/24", 100)))(t)
+	expect(t, "whose address became a node's", f.get(sn, 2, none, late), 10)
+	expect(t, "another subnet's address is not its own", f.get(subnet(20, 21), 2, none, late), 20)
+	expect(t, "and it keeps both", f.get(sn, 2, none, late), 10)
+}
+
 func TestReleaseAndDecline(t *testing.T) {
 	f := open(t)
 	sn := subnet(10, 11)
@@ -175,7 +193,7 @@ func TestReleaseAndDecline(t *testing.T) {
 	expect(t, "who declined", f.get(sn, 2, ip(10), t0), 11)
 	expect(t, "another", f.get(sn, 3, ip(10), t0), 0)
 	wantErr(t, "Release(declined)", f.Release(f.ctx, mac(2), ip(10)), dsas.ErrNotFound)
-	expect(t, "when that is over", f.get(sn, 3, none, t0.Add(61*time.Minute)), 11)
+	expect(t, "when the lease is over", f.get(sn, 3, none, t0.Add(61*time.Minute)), 11)
 	expect(t, "when that is over, too", f.get(sn, 4, none, t0.Add(61*time.Minute)), 10)
 	if got := must(f.Leases(f.ctx))(t); len(got) != 2 || got[0].Declined {
 		t.Errorf("Leases = %+v; want two, none declined", got)

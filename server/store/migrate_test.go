@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -139,6 +140,29 @@ func TestBox(t *testing.T) {
 	} {
 		if got, err := f(); !errors.Is(err, dsas.ErrInvalid) {
 			t.Errorf("open(%s) = %q, %v; want %v", what, got, err, dsas.ErrInvalid)
+		}
+	}
+}
+
+// The writer waits for the disk, heartbeats do not, readers cannot write.
+func TestOpenedPragmas(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(t.Context(), filepath.Join(dir, "x.db"), filepath.Join(dir, "key"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, c := range []struct {
+		name, pragma, want string
+		db                 *sql.DB
+	}{
+		{"db", "synchronous", "2", s.db},
+		{"lax", "synchronous", "1", s.lax},
+		{"read", "query_only", "1", s.read},
+	} {
+		var got string
+		if err := c.db.QueryRow(`PRAGMA ` + c.pragma).Scan(&got); err != nil || got != c.want {
+			t.Errorf("%s: PRAGMA %s = %q, %v; want %q", c.name, c.pragma, got, err, c.want)
 		}
 	}
 }
