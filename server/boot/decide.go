@@ -122,11 +122,13 @@ func (p Plan) ipxe(r Request, why string) Plan {
 	lacks := r.IPXE.lacks(bios)
 	ours := bios && r.Broadcast
 	switch {
-	case why != "":
+	case why != "" && lacks == "":
 		// Below: a script that waits.
+	case why != "":
+		return p.end(AddressOnly, why)
 	case bios && r.Node != nil && r.Node.Loader == dsas.LoaderPXELINUX:
 		return p.nbp(FileLPXELINUX, fmt.Sprintf("iPXE in the ROM of %s gets %s by TFTP, since its loader is set to pxelinux.", p.who(), FileLPXELINUX))
-	case !ours && known && (lacks != "" || r.Node != nil && r.Node.Loader == dsas.LoaderNBP):
+	case !ours && known && (lacks != "" || bios && r.Node != nil && r.Node.Loader == dsas.LoaderNBP):
 		cause := "since its loader is set to nbp"
 		if lacks != "" {
 			cause = "since it lacks " + lacks

@@ -180,23 +180,29 @@ func (p *Plan) PXELINUXConfig(q Params, attempt int) string {
 	wait := 1 << min(attempt, 6) // seconds
 	args, why := p.bootable(q)
 	line("SAY dsas: %s: %s", p.MAC, say(cmp.Or(why, p.Reason)))
+	if attempt > 0 || why != "" {
+		// The prompt is what waits; a key pressed there shortens the wait.
+		if attempt > 0 && why == "" {
+			line("SAY dsas: %s: kernel or initramfs could not be loaded", p.MAC)
+		}
+		line("SAY dsas: %s: trying again in %d s", p.MAC, wait)
+		line("PROMPT 1")
+		line("TIMEOUT %d", 10*wait) // tenths of a second
+	} else {
+		line("PROMPT 0")
+	}
+	line("ONERROR retry")
 	if why == "" {
 		var urls []string
 		for _, i := range p.Initrds {
 			urls = append(urls, i.URL)
 		}
-		line("PROMPT 0")
 		line("DEFAULT dsas")
-		line("ONERROR retry")
 		line("LABEL dsas")
 		line("  KERNEL %s", p.Kernel)
 		line("  INITRD %s", strings.Join(urls, ","))
 		line("  APPEND %s", args)
 	} else {
-		// The prompt is what waits; a key pressed there shortens the wait.
-		line("SAY dsas: %s: trying again in %d s", p.MAC, wait)
-		line("PROMPT 1")
-		line("TIMEOUT %d", 10*wait) // tenths of a second
 		line("DEFAULT retry")
 	}
 	line("LABEL retry")

@@ -256,4 +256,3 @@ func configAttempt(mac dsas.MAC, name string) (attempt int, ok bool) {
 }
 
 func clip(s string) string { return s[:min(len(s), 120)] }
-

@@ -1,0 +1,185 @@
+// Package dhcptest is a dhcp.Store in memory for tests: one that keeps what it
+// was told, so that a test can ask.
+package dhcptest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"dsas"
+)
+
+// Store holds nodes, leases and what was recorded.
+type Store struct {
+	mu      sync.Mutex
+	nodes   []dsas.Node
+	leases  map[netip.Addr]dsas.Lease
+	unknown map[dsas.MAC]dsas.Unknown
+	events  []dsas.Event
+	images  map[string]dsas.Manifest
+	boot    *dsas.BootSet
+	// Written is called, unlocked, after a lease became durable.
+	Written func(dsas.Lease)
+}
+
+// New makes a Store with nodes.
+func New(nodes ...dsas.Node) *Store {
+	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, unknown: map[dsas.MAC]dsas.Unknown{}, images: map[string]dsas.Manifest{}}
+}
+
+// Publish makes roles bootable with b.
+func (s *Store) Publish(b dsas.BootSet, roles ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.boot = &b
+	for _, r := range roles {
+		s.images[r] = dsas.Manifest{Role: r, Digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}
+	}
+}
+
+// Current gives a role's manifest.
+func (s *Store) Current(role string) (dsas.Manifest, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m, ok := s.images[role]; ok {
+		return m, nil
+	}
+	return dsas.Manifest{}, fmt.Errorf("image of %s: %w", role, dsas.ErrNotFound)
+}
+
+// Boot gives the boot set.
+func (s *Store) Boot() (dsas.BootSet, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.boot == nil {
+		return dsas.BootSet{}, fmt.Errorf("boot set: %w", dsas.ErrNotFound)
+	}
+	return *s.boot, nil
+}
+
+// NodeByMAC finds a node.
+func (s *Store) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		if n.HasMAC(mac) {
+			return n, nil
+		}
+	}
+	return dsas.Node{}, fmt.Errorf("node with MAC %s: %w", mac, dsas.ErrNotFound)
+}
+
+// Offer finds an address.
+func (s *Store) Offer(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.find(sub, mac, id, want, now)
+}
+
+func (s *Store) find(sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+	give := func(a netip.Addr) (dsas.Lease, error) {
+		return dsas.Lease{Address: a, MAC: mac, ClientID: id, Expires: now.Add(sub.Lease)}, nil
+	}
+	free := func(a netip.Addr) bool {
+		l, held := s.leases[a]
+		return sub.Pool.Contains(a) && (!held || l.MAC == mac && !l.Declined || !l.Expires.After(now))
+	}
+	for a, l := range s.leases {
+		if l.MAC == mac && !l.Declined && sub.Pool.Contains(a) {
+			return give(a)
+		}
+	}
+	if want.IsValid() && free(want) {
+		return give(want)
+	}
+	for a := sub.Pool.First; a.IsValid() && a.Compare(sub.Pool.Last) <= 0; a = a.Next() {
+		if free(a) {
+			return give(a)
+		}
+	}
+	return dsas.Lease{}, fmt.Errorf("free address in %s: %w", sub.Prefix, dsas.ErrNotFound)
+}
+
+// LeaseFor makes a lease.
+func (s *Store) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+	s.mu.Lock()
+	l, err := s.find(sub, mac, id, want, now)
+	if err == nil {
+		s.leases[l.Address] = l
+	}
+	s.mu.Unlock()
+	if err == nil && s.Written != nil {
+		s.Written(l)
+	}
+	return l, err
+}
+
+// Release ends a lease.
+func (s *Store) Release(_ context.Context, mac dsas.MAC, a netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.leases[a].MAC == mac {
+		delete(s.leases, a)
+	}
+	return nil
+}
+
+// Decline takes an address out of use.
+func (s *Store) Decline(_ context.Context, a netip.Addr, until time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leases[a] = dsas.Lease{Address: a, Expires: until, Declined: true}
+	return nil
+}
+
+// RecordUnknown notes a MAC.
+func (s *Store) RecordUnknown(_ context.Context, u dsas.Unknown) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, seen := s.unknown[u.MAC]
+	if seen {
+		u.First, u.Count = old.First, old.Count+1
+	}
+	s.unknown[u.MAC] = u
+	return !seen, nil
+}
+
+// Event records an event.
+func (s *Store) Event(_ context.Context, e dsas.Event) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, e)
+	return nil
+}
+
+// Events gives the events of a kind.
+func (s *Store) Events(k dsas.Kind) []dsas.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []dsas.Event
+	for _, e := range s.events {
+		if e.Kind == k {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// Lease gives the lease of an address.
+func (s *Store) Lease(a netip.Addr) (dsas.Lease, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.leases[a]
+	return l, ok
+}
+
+// Unknown gives what is noted of a MAC.
+func (s *Store) Unknown(mac dsas.MAC) (dsas.Unknown, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := s.unknown[mac]
+	return u, ok
+}
