@@ -24,13 +24,8 @@ const (
 	subscriberBuffer = 256
 )
 
-// EventFilter chooses events; its zero value means the first 1000 there are.
-type EventFilter struct {
-	Node, Boot string // "": any
-	After      int64  // only ids above it
-	Limit      int    // 0: 1000; at most 10000
-	Last       bool   // the newest Limit instead of the oldest, still ascending
-}
+// EventFilter chooses events. A Limit of 0 means 1000; at most 10000 are given.
+type EventFilter = dsas.EventFilter
 
 const eventColumns = `id, time, node, mac, boot, kind, message, duration, bytes, detail`
 

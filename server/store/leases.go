@@ -102,8 +102,12 @@ func (s *Store) allocate(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, 
 	if err := subnet.Check(); err != nil {
 		return dsas.Lease{}, err
 	}
+	write := s.write
+	if !bind {
+		write = s.writeLax // an offer promises nothing
+	}
 	var got lease
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		p := pool{ctx: ctx, tx: tx, subnet: subnet, mac: mac, now: now}
 		var err error
 		if got, err = p.choose(want.Unmap()); err != nil {
@@ -229,11 +233,12 @@ func (p *pool) reserved(first, last []byte) (map[netip.Addr]bool, error) {
 }
 
 // Release gives mac's address back (DHCPRELEASE). It may be given to another
-// from now on, and mac gets it again while nobody else has it.
+// from now on, and mac gets it again while nobody else has it. That there is no
+// such lease is no error: the packet may come twice, or late.
 func (s *Store) Release(ctx context.Context, mac dsas.MAC, addr netip.Addr) error {
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE leases SET expires = 0, bound = 0 WHERE address = ? AND mac = ? AND declined = 0`, addrKey(addr), mac.String())
-		return must1(res, err, "lease of "+mac.String()+" on", addr.String())
+		_, err := tx.ExecContext(ctx, `UPDATE leases SET expires = 0, bound = 0 WHERE address = ? AND mac = ? AND declined = 0`, addrKey(addr), mac.String())
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("release: %w", err)

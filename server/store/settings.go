@@ -99,13 +99,6 @@ func (s *Store) putSecretSetting(ctx context.Context, tx *sql.Tx, key, value str
 	return err
 }
 
-// Token is an API token, of which only the hash is kept.
-type Token struct {
-	Name     string    `json:"name"`
-	Created  time.Time `json:"created"`
-	LastUsed time.Time `json:"lastUsed,omitzero"` // to the minute
-}
-
 // AddToken adds an API token by the SHA-256 of it.
 func (s *Store) AddToken(ctx context.Context, name string, hash []byte) error {
 	if err := dsas.CheckName("token", name); err != nil {
@@ -132,8 +125,8 @@ func (s *Store) AddToken(ctx context.Context, name string, hash []byte) error {
 }
 
 // Tokens lists the API tokens by name.
-func (s *Store) Tokens(ctx context.Context) ([]Token, error) {
-	list, err := collect(ctx, s.read, func(scan func(...any) error) (t Token, err error) {
+func (s *Store) Tokens(ctx context.Context) ([]dsas.Token, error) {
+	list, err := collect(ctx, s.read, func(scan func(...any) error) (t dsas.Token, err error) {
 		var created, used int64
 		err = scan(&t.Name, &created, &used)
 		t.Created, t.LastUsed = fromNanos(created), fromNanos(used)

@@ -243,7 +243,7 @@ func TestTokens(t *testing.T) {
 	_, err := f.TokenByHash(f.ctx, h2)
 	wantErr(t, "TokenByHash(unknown)", err, dsas.ErrNotFound)
 	tokens := must(f.Tokens(f.ctx))(t)
-	if want := (store.Token{Name: "ci", Created: t0, LastUsed: f.time}); len(tokens) != 1 || tokens[0] != want {
+	if want := (dsas.Token{Name: "ci", Created: t0, LastUsed: f.time}); len(tokens) != 1 || tokens[0] != want {
 		t.Errorf("Tokens = %v; want [%v]", tokens, want)
 	}
 	noErr(t, f.DeleteToken(f.ctx, "ci"))
