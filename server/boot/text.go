@@ -206,6 +206,7 @@ func (p *Plan) PXELINUXConfig(q Params, attempt int) string {
 		line("DEFAULT retry")
 	}
 	line("LABEL retry")
-	line("  CONFIG %s", TFTPPath(p.MAC, fmt.Sprintf("pxelinux.cfg/%s%d", RetryPrefix, min(attempt+1, 99))))
+	// Below the folder that PXELINUX came from.
+	line("  CONFIG pxelinux.cfg/%s%d", RetryPrefix, min(attempt+1, 99))
 	return b.String()
 }

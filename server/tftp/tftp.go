@@ -79,9 +79,10 @@ func New(c Config) (*Server, error) {
 const (
 	timeout = time.Second
 	tries   = 5
+	grace   = 2 * time.Second
 )
 
-// Run answers until ctx ends and the transfers that run then are done.
+// Run answers until ctx ends; transfers that run then have two seconds to end.
 func (s *Server) Run(ctx context.Context) error {
 	if len(s.Listeners) == 0 {
 		return fmt.Errorf("TFTP: no interface to listen on: %w", dsas.ErrInvalid)
@@ -128,7 +129,12 @@ func (s *Server) serve(ctx context.Context, cancel context.CancelFunc, g *gate, 
 		err = errors.New("the library stopped serving")
 	}
 	cancel() // one listener's end is the server's
-	<-down
+	// Transfers may end by themselves, for a while: a box that went away would
+	// hold up the end of the server until its last retry.
+	select {
+	case <-down:
+	case <-time.After(grace):
+	}
 	if err != nil {
 		return fmt.Errorf("TFTP on %s: %w", l.LocalAddr(), err)
 	}
