@@ -95,7 +95,7 @@ func (u *unit) becomeHealthy(p *process) {
 // unwell notes what a check said, and that a healthy service is ill.
 func (u *unit) unwell(err error, failures int) {
 	u.mu.Lock()
-	u.complnt = err.Error()
+	u.complaint = err.Error()
 	state := u.st.State
 	u.mu.Unlock()
 	if state == Healthy && failures >= strikes {

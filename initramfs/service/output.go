@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,13 +25,14 @@ const (
 type output struct {
 	dir string // of the log files
 
-	mu      sync.Mutex
-	last    []byte // the end of all output, up to tailSize
-	file    *os.File
-	size    int
-	toLog   *os.File // log/run's standard input; nil: there is none
-	dropped int64
-	stopLog func()
+	mu   sync.Mutex
+	last []byte // the end of all output, up to tailSize
+
+	sink  sync.Mutex // guards what follows; a slow log does not hold up tail
+	file  *os.File
+	size  int
+	toLog *os.File // log/run's standard input; nil: there is none
+	stuck bool     // log/run took nothing for logPatience
 }
 
 func newOutput(dir string) *output { return &output{dir: dir} }
@@ -73,14 +73,25 @@ func (o *output) write(b []byte) {
 		return
 	}
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	o.last = append(o.last, b...)
 	if n := len(o.last) - tailSize; n > 0 {
 		o.last = append(o.last[:0], o.last[n:]...)
 	}
+	o.mu.Unlock()
+
+	o.sink.Lock()
+	defer o.sink.Unlock()
 	if o.toLog == nil {
 		o.toFile(b)
+		return
 	}
+	patience := logPatience
+	if o.stuck {
+		patience = time.Millisecond // it may have come round
+	}
+	o.toLog.SetWriteDeadline(time.Now().Add(patience))
+	_, err := o.toLog.Write(b)
+	o.stuck = err != nil
 }
 
 // toFile appends and rotates. What cannot be written is dropped: there is
@@ -120,16 +131,68 @@ func (o *output) rotate() {
 	}
 }
 
-// start runs log/run, where there is one, for as long as the service is known.
-func (o *output) start(so Options, dir string, env []string) {
-	_ = context.Background
-	_ = io.Discard
+// startLog runs log/run in dir, and again when it ends, with all output as its
+// standard input. stop lets it read the rest and end, daemontools' way. The
+// pipe outlives both programs: a restart of either loses nothing.
+func (o *output) startLog(so Options, dir string, env []string) (stop func()) {
+	read, write, err := os.Pipe()
+	if err != nil {
+		so.Log.Warn("no log/run: output goes to a file", "dir", dir, "err", err)
+		return func() {}
+	}
+	o.sink.Lock()
+	o.toLog = write
+	o.sink.Unlock()
+	// What the logger itself says goes to the file.
+	own := &output{dir: o.dir}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer own.close()
+		pause := so.Times.Backoff
+		for ctx.Err() == nil {
+			begin := time.Now()
+			p, err := spawn(so.Reaper, dir, env, own, read, "./run")
+			if err != nil {
+				so.Log.Warn("log/run cannot be started", "dir", dir, "err", err)
+			} else {
+				select {
+				case <-p.dead:
+				case <-ctx.Done():
+					read.Close() // ours; the end of file comes to its copy
+					select {
+					case <-p.dead:
+					case <-time.After(so.Times.Stop / 3):
+						p.terminate(so.Times.Stop / 3)
+					}
+				}
+				p.collect()
+			}
+			if time.Since(begin) >= so.Times.Steady {
+				pause = so.Times.Backoff
+			}
+			if !wait(ctx, pause) {
+				break
+			}
+			pause = min(2*pause, so.Times.MaxBackoff)
+		}
+	}()
+	return func() {
+		o.sink.Lock()
+		o.toLog = nil
+		o.sink.Unlock()
+		write.Close()
+		cancel()
+		<-ended
+		read.Close()
+	}
 }
 
-// stop closes the log.
-func (o *output) stop() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+// close closes the log file.
+func (o *output) close() {
+	o.sink.Lock()
+	defer o.sink.Unlock()
 	if o.file != nil {
 		o.file.Close()
 		o.file = nil

@@ -24,8 +24,8 @@ type process struct {
 // leftover is how long what a program left behind in its group may take to end.
 const leftover = 2 * time.Second
 
-// spawn starts argv in dir with its output going to out.
-func spawn(r *Reaper, dir string, env []string, out *output, argv ...string) (*process, error) {
+// spawn starts argv in dir with its output going to out. stdin nil: /dev/null.
+func spawn(r *Reaper, dir string, env []string, out *output, stdin *os.File, argv ...string) (*process, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = dir, env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -34,6 +34,9 @@ func spawn(r *Reaper, dir string, env []string, out *output, argv ...string) (*p
 		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = write, write
+	if stdin != nil {
+		cmd.Stdin = stdin
+	}
 	wait, err := r.Start(cmd)
 	write.Close()
 	if err != nil {
@@ -75,9 +78,15 @@ func (p *process) collect() (code, sig int, text string) {
 	unix.Kill(-p.pid, unix.SIGTERM)
 	err := p.wait()
 	// From here on the group's number is held by its members alone: where there
-	// are none, ESRCH says so, and nothing is signalled again.
+	// are none, ESRCH says so, and nothing is signalled again. Those that
+	// became ours (PID 1) are reaped here, since nobody else waits for them.
 	deadline := time.Now().Add(leftover)
 	for killed := false; unix.Kill(-p.pid, 0) == nil; time.Sleep(10 * time.Millisecond) {
+		for {
+			if pid, err := unix.Wait4(-p.pid, nil, unix.WNOHANG, nil); pid <= 0 || err != nil {
+				break
+			}
+		}
 		if time.Now().After(deadline) {
 			if killed {
 				break // zombies that nobody reaps, or in the kernel's hands

@@ -32,17 +32,17 @@ type unit struct {
 	once chan struct{} // closed when healthy for the first time
 	done chan struct{} // closed when run has returned
 
-	mu      sync.Mutex
-	st      Status
-	down    bool                    // an operator wants it down
-	hurry   chan struct{}           // cuts a back-off short; capacity 1
-	endLife context.CancelCauseFunc // of the process that runs; nil: none
-	changed chan struct{}           // closed and replaced at each change
-	proc    *process
-	healthy time.Time   // since when; zero: it is not
-	late    bool        // its timeout is over: no more events until healthy
-	due     *time.Timer // runs from the first start, and from each loss of health
-	complnt string      // what the last check said
+	mu        sync.Mutex
+	st        Status
+	down      bool                    // an operator wants it down
+	hurry     chan struct{}           // cuts a back-off short; capacity 1
+	endLife   context.CancelCauseFunc // of the process that runs; nil: none
+	changed   chan struct{}           // closed and replaced at each change
+	proc      *process
+	healthy   time.Time   // since when; zero: it is not
+	late      bool        // its timeout is over: no more events until healthy
+	due       *time.Timer // runs from the first start, and from each loss of health
+	complaint string      // what the last check said
 }
 
 func newUnit(s *Supervisor, def dsas.Service, dir string) *unit {
@@ -91,7 +91,11 @@ func (u *unit) become(state State, reason string, tail bool) {
 		if u.late {
 			// Failed or ill for long: its further ends are no news.
 			quiet, state = true, from
-		} else if u.due == nil {
+		} else {
+			// After its end, that it starts again is no news either.
+			quiet = state == Starting && from == Starting && reason == ""
+		}
+		if !u.late && u.due == nil {
 			u.due = time.AfterFunc(u.def.Timeout.Or(u.s.o.Times.First), u.overdue)
 		}
 	}
@@ -119,10 +123,10 @@ func (u *unit) finishChange(from State, quiet, tail bool) {
 	}
 	close(u.changed)
 	u.changed = make(chan struct{})
-	u.mu.Unlock()
 	if !quiet {
-		u.s.emit(e)
+		u.s.emit(e) // under mu: in the order in which they happened
 	}
+	u.mu.Unlock()
 }
 
 func (u *unit) stopDue() {
@@ -148,8 +152,8 @@ func (u *unit) overdue() {
 	}
 	u.late = true
 	why := u.st.Reason
-	if u.complnt != "" {
-		why = u.complnt
+	if u.complaint != "" {
+		why = u.complaint
 	}
 	u.st.State, u.st.Since = state, time.Now()
 	u.st.Reason = fmt.Sprintf("not healthy within %s", u.def.Timeout.Or(u.s.o.Times.First))
@@ -161,31 +165,38 @@ func (u *unit) overdue() {
 
 // run is the whole life of the service under the supervisor.
 func (u *unit) run(ctx context.Context) {
-	u.out.start(u.s.o, u.dir, u.env())
-	defer u.out.stop()
+	if log := filepath.Join(u.dir, "log"); executable(filepath.Join(log, "run")) {
+		stopLog := u.out.startLog(u.s.o, log, u.env())
+		defer stopLog()
+	}
+	defer u.out.close()
 	if !u.waitForOthers(ctx) {
 		u.become(Stopped, errGoing.Error(), false)
 		return
 	}
-	pause := u.s.o.Times.Backoff
+	pause, reason := u.s.o.Times.Backoff, ""
 	for {
 		if !u.waitUntilWanted(ctx) {
 			u.become(Stopped, errGoing.Error(), false)
 			return
 		}
-		end := u.live(ctx)
+		end := u.live(ctx, reason)
+		reason = ""
 		if ctx.Err() != nil {
 			u.become(Stopped, errGoing.Error(), false)
 			return
 		}
 		if end.cause != nil { // down or restart: at once
 			pause = u.s.o.Times.Backoff
+			if errors.Is(end.cause, errRestart) {
+				reason = end.cause.Error()
+			}
 			continue
 		}
 		if end.steady {
 			pause = u.s.o.Times.Backoff
 		}
-		u.become(Starting, fmt.Sprintf("%s after %s, again in %s", end.text, round(end.ran), pause), true)
+		u.become(Starting, fmt.Sprintf("%s, again in %s", end.text, pause), true)
 		select {
 		case <-time.After(pause):
 		case <-u.hurry:
@@ -237,34 +248,35 @@ func (u *unit) waitUntilWanted(ctx context.Context) bool {
 
 // ending is how one process of run ended.
 type ending struct {
-	text   string        // "exit status 1", "signal: killed", "cannot be started: ..."
-	ran    time.Duration // how long it had run
-	steady bool          // it was healthy for long
-	cause  error         // ended on request: errDown, errRestart, errGoing
+	text   string // "exit status 1 after 3s", "signal: killed after 1m", "cannot be started: ..."
+	steady bool   // it was healthy for long
+	cause  error  // ended on request: errDown, errRestart, errGoing
 }
 
 // live starts run and returns when it has ended and finish has run.
-func (u *unit) live(ctx context.Context) ending {
+func (u *unit) live(ctx context.Context, reason string) ending {
 	lifeCtx, endLife := context.WithCancelCause(ctx)
 	defer endLife(nil)
 	select {
 	case <-u.hurry: // was meant for the back-off before
 	default:
 	}
-	p, err := spawn(u.s.o.Reaper, u.dir, u.env(), u.out, "./run")
+	u.mu.Lock()
+	u.st.Starts++
+	u.complaint = ""
+	u.mu.Unlock()
+	p, err := spawn(u.s.o.Reaper, u.dir, u.env(), u.out, nil, "./run")
 	if err != nil {
 		u.finish(failedStart, 0)
 		return ending{text: "cannot be started: " + err.Error()}
 	}
 	u.mu.Lock()
 	u.proc, u.endLife = p, endLife
-	u.st.Starts++
-	u.complnt = ""
 	if u.down { // asked for in between
 		endLife(errDown)
 	}
 	u.mu.Unlock()
-	u.become(Starting, "", false)
+	u.become(Starting, reason, false)
 
 	var watching sync.WaitGroup
 	watchCtx, endWatch := context.WithCancel(lifeCtx)
@@ -286,7 +298,7 @@ func (u *unit) live(ctx context.Context) ending {
 	u.proc, u.endLife = nil, nil
 	u.mu.Unlock()
 	u.finish(code, sig)
-	return ending{text: text, ran: time.Since(p.started), steady: steady, cause: cause}
+	return ending{text: text + " after " + round(time.Since(p.started)).String(), steady: steady, cause: cause}
 }
 
 // failedStart is the exit code that finish hears when run could not be started.
@@ -298,7 +310,7 @@ func (u *unit) finish(code, sig int) {
 	if !executable(filepath.Join(u.dir, "finish")) {
 		return
 	}
-	p, err := spawn(u.s.o.Reaper, u.dir, u.env(), u.out, "./finish", fmt.Sprint(code), fmt.Sprint(sig))
+	p, err := spawn(u.s.o.Reaper, u.dir, u.env(), u.out, nil, "./finish", fmt.Sprint(code), fmt.Sprint(sig))
 	if err != nil {
 		u.s.o.Log.Warn("finish cannot be started", "service", u.def.Name, "err", err)
 		return
