@@ -55,7 +55,7 @@ func (s *Server) PXELINUXConfig(ctx context.Context, mac dsas.MAC, attempt int) 
 // leaves, so a restarted server knows them. from is where the request came
 // from, or invalid where the protocol gives no proof.
 func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr) (boot.Plan, boot.Params, error) {
-	req, err := s.request(ctx, step, mac, from)
+	req, err := s.Request(ctx, step, mac, from)
 	if err != nil {
 		return boot.Plan{}, boot.Params{}, err
 	}
@@ -82,8 +82,8 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	return plan, params, nil
 }
 
-// request gathers what the decision depends on.
-func (s *Server) request(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr) (boot.Request, error) {
+// Request gathers what the decision depends on.
+func (s *Server) Request(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr) (boot.Request, error) {
 	req := boot.Request{Step: step, MAC: mac, Discovery: s.Discovery}
 	node, err := s.Store.NodeByMAC(ctx, mac)
 	switch {

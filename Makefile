@@ -1,0 +1,74 @@
+# make run    builds all there is and shows a virtual rack of three nodes boot
+# make test   installs what is missing and runs every test
+# make bench  measures, prints a table and writes build/bench.json
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+GO     ?= go
+BUILD  := build
+BIN    := bin/dsas
+INIT   := $(BUILD)/dsas-init
+BB     := $(BUILD)/bb
+GOSRC  := $(shell git ls-files -co --exclude-standard '*.go' 'roles/*' 'web/*' go.mod go.sum 2>/dev/null)
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+
+# What building, running and testing take from Debian. The server itself needs
+# ipxe, pxelinux and syslinux-common; image builds mmdebstrap and zstd; the
+# rest is the virtual rack and the tests' real peers.
+PACKAGES := gcc libc6-dev iproute2 ipxe pxelinux syslinux-common mmdebstrap zstd xz-utils cpio kmod \
+	qemu-system-x86 qemu-utils ovmf openipmi ipmitool openssh-client curl procps tcpdump iputils-ping
+TEST_PACKAGES := chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
+	e2fsprogs xfsprogs fdisk
+
+.PHONY: all build deps test-deps run test check unit e2e bench clean
+all: build
+
+build: $(BIN) $(INIT) $(BB)
+
+$(BIN): $(GOSRC)
+	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o $@ ./cmd/dsas
+
+$(INIT): $(GOSRC)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/dsas-init
+
+$(BB): imagebuild/bb/go.mod imagebuild/bb/commands.txt
+	./imagebuild/bb/build.sh $@
+
+# install NAMES: only what is missing, only as root
+define install
+	@missing=(); for p in $(1); do dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || missing+=($$p); done; \
+	if (($${#missing[@]})); then \
+	  if [ "$$(id -u)" != 0 ]; then echo "missing packages; run: sudo apt-get install --no-install-recommends $${missing[*]}" >&2; exit 1; fi; \
+	  echo "installing: $${missing[*]}"; \
+	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $${missing[*]} >/dev/null; fi
+endef
+
+deps:
+	$(call install,$(PACKAGES))
+
+test-deps: deps
+	$(call install,$(TEST_PACKAGES))
+
+run: deps build
+	$(BIN) lab run --state $(BUILD)/lab
+
+test: test-deps build check unit e2e
+
+check:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-ed: $$out"; exit 1; }
+	$(GO) vet ./...
+
+unit:
+	DSAS_CI=1 $(GO) test -race -timeout 30m ./...
+
+# The rack: real firmware, a real kernel, the programs as built.
+e2e: build
+	DSAS_CI=1 DSAS_E2E=1 $(GO) test -count=1 -timeout 60m -v ./lab/e2e
+
+bench: deps build
+	DSAS_BENCH_JSON=$(CURDIR)/$(BUILD)/bench.json $(GO) run ./lab/bench
+
+clean:
+	rm -rf $(BUILD) bin

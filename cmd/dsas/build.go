@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"dsas"
+	"dsas/imagebuild"
+	"dsas/roles"
+	"dsas/server/blobs"
+)
+
+// buildRequest is what dsas image build was asked for.
+type buildRequest struct {
+	Roles    []string
+	All      bool
+	Refresh  bool
+	Progress func(string)
+}
+
+// built is what it made.
+type built struct {
+	Boot   dsas.BootSet    `json:"boot"`
+	Images []dsas.Manifest `json:"images"`
+}
+
+// buildImages builds the kernel and initramfs and the images of roles into the
+// state folder's store, where a running server finds them at the next boot.
+func buildImages(ctx context.Context, cfg config, req buildRequest) (built, error) {
+	var out built
+	cfg.setDefaults()
+	set, err := roles.Load(cfg.Roles)
+	if set == nil {
+		return out, err
+	}
+	names := req.Roles
+	if req.All {
+		if err != nil {
+			return out, err
+		}
+		for _, r := range set.Roles() {
+			names = append(names, r.Name)
+		}
+	}
+	defs := make([]roles.Definition, 0, len(names))
+	for _, n := range names { // all are checked before the first is built
+		def, getErr := set.Get(n)
+		if getErr != nil {
+			return out, errors.Join(getErr, err)
+		}
+		defs = append(defs, def)
+	}
+	store, err := blobs.Open(cfg.path("images"))
+	if err != nil {
+		return out, err
+	}
+	initPath, err := nodeProgram("dsas-init")
+	if err != nil {
+		return out, err
+	}
+	bbPath, err := nodeProgram("bb")
+	if err != nil {
+		return out, err
+	}
+	opt := imagebuild.Options{
+		Store: store, Cache: cfg.path("cache"), InitPath: initPath, BBPath: bbPath,
+		Refresh: req.Refresh, Progress: req.Progress,
+	}
+	if out.Boot, err = imagebuild.BuildBoot(ctx, opt); err != nil {
+		return out, err
+	}
+	for _, def := range defs {
+		m, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS})
+		if err != nil {
+			return out, err
+		}
+		out.Images = append(out.Images, m)
+	}
+	return out, nil
+}
+
+// nodeProgram finds a program that goes into the initramfs: installed below
+// /usr/lib/dsas, or as make built it beside a checkout's bin folder.
+func nodeProgram(name string) (string, error) {
+	places := []string{"/usr/lib/dsas"}
+	if lib := os.Getenv("DSAS_LIB"); lib != "" {
+		places = []string{lib}
+	} else if exe, err := os.Executable(); err == nil {
+		places = append([]string{filepath.Join(filepath.Dir(exe), "..", "build")}, places...)
+	}
+	for _, dir := range places {
+		if p := filepath.Join(dir, name); isProgram(p) {
+			return filepath.Abs(p)
+		}
+	}
+	return "", fmt.Errorf("%s, which goes into the initramfs, is in none of %v; build it with: make build: %w", name, places, dsas.ErrNotFound)
+}
+
+func isProgram(p string) bool {
+	st, err := os.Stat(p)
+	return err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0
+}

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dsas"
+	"dsas/client"
+	"dsas/lab"
+)
+
+// labName is the one rack that the CLI handles, and its network namespace.
+const labName = "dsas-lab"
+
+type labCmd struct {
+	Run    labRunCmd    `cmd:"" help:"Build what is missing, start server and rack, and show them until Ctrl-C."`
+	Up     labUpCmd     `cmd:"" help:"The same in the background; its log is lab.log in the state folder."`
+	Down   labDownCmd   `cmd:"" help:"Stop it."`
+	Status labStatusCmd `cmd:"" help:"Tell what runs."`
+}
+
+type labFlags struct {
+	State  string `help:"State folder of the rack and its server." default:"build/lab" env:"DSAS_LAB_STATE" placeholder:"DIR"`
+	Listen string `help:"Where the page is." default:"127.0.0.1:8443" env:"DSAS_LISTEN" placeholder:"ADDR:PORT"`
+	Socket string `help:"The CLI's socket." default:"/run/dsas/dsas.sock" env:"DSAS_SOCKET" placeholder:"PATH"`
+}
+
+type labRunCmd struct {
+	labFlags
+	LogLevel string `help:"debug, info, warn or error." default:"warn" enum:"debug,info,warn,error" env:"DSAS_LOG_LEVEL"`
+}
+
+// Run implements the command.
+func (c *labRunCmd) Run(ctx context.Context, a *app) error {
+	log, err := newLog(a.stderr, c.LogLevel, false)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	return runLab(ctx, labRequest{State: c.State, Listen: c.Listen, Socket: c.Socket, Out: a.stdout, Log: log})
+}
+
+type labUpCmd struct{ labFlags }
+
+// Run implements the command.
+func (c *labUpCmd) Run(ctx context.Context, a *app) error {
+	if st, err := lab.ReadState(lab.DefaultRunDir, labName); err == nil && st.Alive {
+		return fmt.Errorf("the rack is up already (process %d); see dsas lab status: %w", st.Owner.PID, dsas.ErrConflict)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.State, 0o755); err != nil {
+		return err
+	}
+	logPath := filepath.Join(c.State, "lab.log")
+	logFile, err := os.Create(logPath)
+	if err != nil {
+		return err
+	}
+	defer logFile.Close()
+	cmd := exec.Command(exe, "lab", "run", "--state", c.State, "--listen", c.Listen, "--socket", c.Socket)
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the rack: %w", err)
+	}
+	gone := make(chan error, 1)
+	go func() { gone <- cmd.Wait() }()
+	api, err := client.New(c.Socket, "", client.Options{})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stderr, "building and starting; follow it with: tail -f %s\n", logPath)
+	for {
+		if _, err := api.Status(ctx); err == nil {
+			fmt.Fprintln(a.stdout, "server and rack are up; the nodes boot: dsas node ls, dsas events --follow")
+			return nil
+		}
+		select {
+		case err := <-gone:
+			tail, _ := os.ReadFile(logPath)
+			return fmt.Errorf("the rack did not start: %v; the end of %s:\n%s", err, logPath, lastLines(string(tail), 10))
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+type labDownCmd struct{}
+
+// Run implements the command.
+func (c *labDownCmd) Run(ctx context.Context, a *app) error {
+	log, err := newLog(a.stderr, "warn", false)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	if err := lab.Stop(ctx, lab.DefaultRunDir, labName, log); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stdout, "the rack is down")
+	return nil
+}
+
+type labStatusCmd struct{}
+
+// Run implements the command.
+func (c *labStatusCmd) Run(_ context.Context, a *app) error {
+	st, err := lab.ReadState(lab.DefaultRunDir, labName)
+	if errors.Is(err, dsas.ErrNotFound) {
+		return fmt.Errorf("no rack is up; start one with: dsas lab up: %w", dsas.ErrNotFound)
+	}
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		enc := json.NewEncoder(a.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(st)
+	}
+	if !st.Alive {
+		fmt.Fprintf(a.stdout, "the rack's process %d is gone; clean up with: dsas lab down\n", st.Owner.PID)
+	}
+	fmt.Fprintf(a.stdout, "namespace %s, server %s, up since %s\n", st.Name, st.Address.Addr(), st.Started.Local().Format(time.DateTime))
+	for _, n := range st.Nodes {
+		links := make([]string, len(n.Links))
+		for i, up := range n.Links {
+			links[i] = map[bool]string{true: "up", false: "down"}[up]
+		}
+		fmt.Fprintf(a.stdout, "%-6s %-4s %-5s %5d MiB  links %-10s console %s\n", n.Name, n.State, n.Firmware, n.Memory, strings.Join(links, ","), n.Serial)
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/signal"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"dsas"
+)
+
+// configFlags are the parts of the configuration that commands may override.
+type configFlags struct {
+	Config string `help:"Configuration file." default:"/etc/dsas/dsas.yaml" env:"DSAS_CONFIG" placeholder:"FILE"`
+	State  string `help:"State folder (default /var/lib/dsas)." env:"DSAS_STATE" placeholder:"DIR"`
+	Roles  string `help:"Folder of your own role definitions (default /etc/dsas/roles)." name:"roles-dir" env:"DSAS_ROLES" placeholder:"DIR"`
+}
+
+// load reads the file and puts the flags over it.
+func (f *configFlags) load() (config, error) {
+	c, err := loadConfig(f.Config)
+	if err != nil {
+		return c, err
+	}
+	override(&c.State, f.State)
+	override(&c.Roles, f.Roles)
+	c.setDefaults()
+	return c, nil
+}
+
+func override(p *string, v string) {
+	if v != "" {
+		*p = v
+	}
+}
+
+type serveCmd struct {
+	configFlags
+	Interface      []string `help:"Serve boots on this interface; give it again for more." short:"i" env:"DSAS_INTERFACE" placeholder:"eth1"`
+	Pool           string   `help:"Addresses for MACs that belong to no node, of the first subnet (default: its last 32; none: no pool)." env:"DSAS_POOL" placeholder:"10.0.3.200-10.0.3.250"`
+	Listen         string   `help:"Where operators reach pages and API (default 127.0.0.1:8443; anything else is TLS)." env:"DSAS_LISTEN" placeholder:"ADDR:PORT"`
+	Socket         string   `help:"The CLI's socket (default /run/dsas/dsas.sock)." env:"DSAS_SOCKET" placeholder:"PATH"`
+	Netns          string   `help:"Open the boot listeners in this network namespace." env:"DSAS_NETNS" placeholder:"NAME"`
+	Discovery      bool     `help:"Boot MACs that belong to no node into the inventory role." env:"DSAS_DISCOVERY"`
+	AuthorizedKeys string   `help:"SSH public keys that may log in as root on every node." env:"DSAS_AUTHORIZED_KEYS" placeholder:"FILE"`
+	LogLevel       string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"DSAS_LOG_LEVEL"`
+	LogJSON        bool     `help:"Log as JSON lines." env:"DSAS_LOG_JSON"`
+}
+
+// Run implements the command.
+func (c *serveCmd) Run(ctx context.Context, a *app) error {
+	cfg, err := c.load()
+	if err != nil {
+		return err
+	}
+	if len(c.Interface) > 0 {
+		cfg.Interfaces = c.Interface
+	}
+	override(&cfg.Listen, c.Listen)
+	override(&cfg.Socket, c.Socket)
+	override(&cfg.Netns, c.Netns)
+	override(&cfg.AuthorizedKeys, c.AuthorizedKeys)
+	cfg.Discovery = cfg.Discovery || c.Discovery
+	if c.Pool != "" {
+		if len(cfg.Subnets) > 1 {
+			return usageError{err: fmt.Errorf("--pool with %d subnets configured: name the pools in the configuration: %w", len(cfg.Subnets), dsas.ErrInvalid)}
+		}
+		cfg.DefaultPool = c.Pool
+	}
+	log, err := newLog(a.stderr, c.LogLevel, c.LogJSON)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	return serve(ctx, cfg, log, a.stdout)
+}
+
+func newLog(w io.Writer, level string, asJSON bool) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
+		return nil, usageError{err: fmt.Errorf("log level: %w", err)}
+	}
+	opt := &slog.HandlerOptions{Level: l}
+	if asJSON {
+		return slog.New(slog.NewJSONHandler(w, opt)), nil
+	}
+	return slog.New(slog.NewTextHandler(w, opt)), nil
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"dsas"
+)
+
+// config is /etc/dsas/dsas.yaml. Every key has a default, so that an empty
+// file and one --interface make a working server.
+type config struct {
+	State      string         `yaml:"state"`      // /var/lib/dsas
+	Socket     string         `yaml:"socket"`     // /run/dsas/dsas.sock
+	Roles      string         `yaml:"roles"`      // /etc/dsas/roles
+	Listen     string         `yaml:"listen"`     // operators: 127.0.0.1:8443
+	Netns      string         `yaml:"netns"`      // boot listeners are opened in this namespace (the lab)
+	Interfaces []string       `yaml:"interfaces"` // boot listeners answer on these alone
+	Subnets    []subnetConfig `yaml:"subnets"`    // default: the interfaces' own
+	HTTPPort   int            `yaml:"httpPort"`   // boot HTTP: 8080
+	// Bond is the bond every node brings up: a name and the bonding driver's
+	// options (kernel Documentation/networking/bonding.rst).
+	Bond bondConfig `yaml:"bond"`
+	// Variables stand at the top of every dsas.conf: LVSADDRESS: 10.0.0.1
+	Variables map[string]string `yaml:"variables"`
+	// Discovery: unknown MACs boot the inventory role.
+	Discovery bool `yaml:"discovery"`
+	// AuthorizedKeys is a file of SSH public keys that may log in as root on
+	// every node.
+	AuthorizedKeys string `yaml:"authorizedKeys"`
+	// ConsolePasswordFile holds a crypt(5) hash for root on the nodes' consoles;
+	// empty: no console log-in.
+	ConsolePasswordFile string `yaml:"consolePasswordFile"`
+	// Cmdline is appended to every node's kernel command line.
+	Cmdline   string        `yaml:"cmdline"`
+	Heartbeat time.Duration `yaml:"heartbeat"` // 10s
+
+	// DefaultPool is --pool: of the subnet that names none.
+	DefaultPool string `yaml:"-"`
+}
+
+type subnetConfig struct {
+	Prefix  netip.Prefix  `yaml:"prefix"` // 10.0.0.0/22
+	Server  netip.Addr    `yaml:"server"` // our address there; default: the interface's
+	Gateway netip.Addr    `yaml:"gateway"`
+	DNS     []netip.Addr  `yaml:"dns"`
+	Domain  string        `yaml:"domain"`
+	Pool    string        `yaml:"pool"`  // 10.0.3.200-10.0.3.250; "none"; default: the last 32
+	Lease   time.Duration `yaml:"lease"` // 1h
+}
+
+type bondConfig struct {
+	Name    string `yaml:"name"`    // bond0
+	Options string `yaml:"options"` // "mode=active-backup miimon=100"
+}
+
+const defaultConfigPath = "/etc/dsas/dsas.yaml"
+
+// loadConfig reads path strictly; the default path may be missing.
+func loadConfig(path string) (config, error) {
+	var c config
+	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) && path == defaultConfigPath {
+		return c, nil
+	}
+	if err != nil {
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
+	if err := dec.Decode(&c); err != nil && len(bytes.TrimSpace(b)) > 0 {
+		return c, fmt.Errorf("configuration %s: %s", path, yaml.FormatError(err, false, true))
+	}
+	return c, nil
+}
+
+// setDefaults fills in what was left out.
+func (c *config) setDefaults() {
+	def := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	def(&c.State, "/var/lib/dsas")
+	def(&c.Socket, "/run/dsas/dsas.sock")
+	def(&c.Roles, "/etc/dsas/roles")
+	def(&c.Listen, "127.0.0.1:8443")
+	def(&c.Bond.Name, "bond0")
+	def(&c.Bond.Options, "mode=active-backup miimon=100")
+	if c.HTTPPort == 0 {
+		c.HTTPPort = 8080
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = 10 * time.Second
+	}
+}
+
+// path gives a place below the state folder.
+func (c *config) path(elem ...string) string {
+	return filepath.Join(append([]string{c.State}, elem...)...)
+}
+
+// bondParameter is the bond as the kernel command line carries it
+// (docs/architecture.md, "Kernel command line").
+func (c *config) bondParameter() string {
+	return strings.Join(append([]string{c.Bond.Name}, strings.Fields(c.Bond.Options)...), ":")
+}
+
+// subnets turns the configuration into subnets, with the interfaces' own
+// addresses where nothing was said. It runs inside the boot namespace.
+func (c *config) subnets() ([]dsas.Subnet, error) {
+	addrs, err := interfaceAddrs(c.Interfaces)
+	if err != nil {
+		return nil, err
+	}
+	configured := c.Subnets
+	if len(configured) == 0 {
+		for _, a := range addrs {
+			configured = append(configured, subnetConfig{Prefix: a.Masked(), Server: a.Addr()})
+		}
+	}
+	if len(configured) == 0 {
+		return nil, fmt.Errorf("no subnet: interfaces %s have no IPv4 address; give them one, or name subnets in the configuration: %w",
+			strings.Join(c.Interfaces, ", "), dsas.ErrInvalid)
+	}
+	var out []dsas.Subnet
+	for _, sc := range configured {
+		if sc.Pool == "" {
+			sc.Pool = c.DefaultPool
+		}
+		s, err := sc.subnet(addrs)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func (sc subnetConfig) subnet(addrs []netip.Prefix) (dsas.Subnet, error) {
+	s := dsas.Subnet{Prefix: sc.Prefix.Masked(), Server: sc.Server, Gateway: sc.Gateway, DNS: sc.DNS, Domain: sc.Domain, Lease: sc.Lease}
+	if s.Lease == 0 {
+		s.Lease = time.Hour
+	}
+	for _, a := range addrs {
+		if !s.Server.IsValid() && s.Prefix.Contains(a.Addr()) {
+			s.Server = a.Addr()
+		}
+	}
+	if !s.Server.IsValid() {
+		return s, fmt.Errorf("subnet %s: no interface has an address in it; say which of ours its nodes reach (server: ...): %w", s.Prefix, dsas.ErrInvalid)
+	}
+	switch sc.Pool {
+	case "none":
+	case "":
+		s.Pool = defaultPool(s.Prefix)
+	default:
+		first, last, _ := strings.Cut(sc.Pool, "-")
+		var err1, err2 error
+		s.Pool.First, err1 = netip.ParseAddr(strings.TrimSpace(first))
+		s.Pool.Last, err2 = netip.ParseAddr(strings.TrimSpace(last))
+		if err1 != nil || err2 != nil {
+			return s, fmt.Errorf("subnet %s: pool %q: write it as 10.0.3.200-10.0.3.250: %w", s.Prefix, sc.Pool, dsas.ErrInvalid)
+		}
+	}
+	return s, s.Check()
+}
+
+// defaultPool is the last 32 addresses before the broadcast address, or the
+// upper half of a subnet smaller than /26; none in one smaller than /29.
+func defaultPool(p netip.Prefix) dsas.Range {
+	size := 1 << (32 - p.Bits())
+	if size < 8 {
+		return dsas.Range{}
+	}
+	n := min(32, size/2-1)
+	base := p.Addr().As4()
+	at := func(off int) netip.Addr {
+		v := uint32(base[0])<<24 | uint32(base[1])<<16 | uint32(base[2])<<8 | uint32(base[3])
+		v += uint32(off)
+		return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
+	}
+	return dsas.Range{First: at(size - 1 - n), Last: at(size - 2)}
+}
+
+// interfaceAddrs gives the IPv4 addresses of the named interfaces.
+func interfaceAddrs(names []string) ([]netip.Prefix, error) {
+	if len(names) == 0 {
+		return nil, fmt.Errorf("no interface to serve: give --interface eth1 (the one on the nodes' network): %w", dsas.ErrInvalid)
+	}
+	var out []netip.Prefix
+	for _, name := range names {
+		ifi, err := net.InterfaceByName(name)
+		if err != nil {
+			return nil, fmt.Errorf("interface %q: %w; `ip -br link` lists what there is", name, err)
+		}
+		addrs, err := ifi.Addrs()
+		if err != nil {
+			return nil, fmt.Errorf("interface %q: %w", name, err)
+		}
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"dsas"
+	"dsas/roles"
+	"dsas/server/httpboot"
+	"dsas/server/store"
+)
+
+// renderer makes what one node is to be out of the state and the roles: the
+// one place where nodes, sites and role definitions meet.
+type renderer struct {
+	cfg     *config
+	store   *store.Store
+	roles   *roles.Set
+	subnets []dsas.Subnet
+	*changeHub
+}
+
+// Render implements httpboot.Renderer.
+func (r *renderer) Render(ctx context.Context, node dsas.Node, role string) (httpboot.Rendered, error) {
+	def, err := r.roles.Get(role)
+	if err != nil {
+		return httpboot.Rendered{}, err
+	}
+	in, err := r.input(ctx, node, def.Role)
+	if err != nil {
+		return httpboot.Rendered{}, err
+	}
+	out := httpboot.Rendered{Role: def.Role}
+	if out.Conf, err = roles.Conf(def, in); err != nil {
+		return httpboot.Rendered{}, err
+	}
+	if out.Files, err = roles.Render(def, in); err != nil {
+		return httpboot.Rendered{}, err
+	}
+	out.Tag = tagOf(out.Files)
+	return out, nil
+}
+
+// tagOf names the content of files.
+func tagOf(files []dsas.File) string {
+	h := sha256.New()
+	json.NewEncoder(h).Encode(files)
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
+
+// input gathers what templates may speak of.
+func (r *renderer) input(ctx context.Context, node dsas.Node, role dsas.Role) (roles.Input, error) {
+	nodes, err := r.store.Nodes(ctx)
+	if err != nil {
+		return roles.Input{}, err
+	}
+	statuses, err := r.store.Statuses(ctx)
+	if err != nil {
+		return roles.Input{}, err
+	}
+	sites, err := r.store.Sites(ctx)
+	if err != nil {
+		return roles.Input{}, err
+	}
+	in := roles.Input{Node: node, Role: role, Settings: roles.Settings{
+		Bond: r.cfg.bondParameter(), Variables: r.cfg.Variables,
+	}}
+	for _, s := range r.subnets {
+		if s.Prefix.Contains(node.Address.Addr()) {
+			in.Subnet = s
+		}
+	}
+	for _, s := range sites {
+		in.Sites = append(in.Sites, roles.Site{Site: s, Servers: serving(s, nodes, statuses)})
+	}
+	for _, n := range nodes {
+		if n.Role == role.Name {
+			in.Nodes = append(in.Nodes, peer(n))
+		}
+	}
+	return in, nil
+}
+
+func peer(n dsas.Node) roles.Peer {
+	return roles.Peer{Name: n.Name, Address: n.Address.Addr(), Role: n.Role}
+}
+
+// serving gives the nodes that answer for a site now. A node that is lost to
+// us may serve all the same: the balancer's own health check decides about it.
+func serving(s dsas.Site, nodes []dsas.Node, statuses map[string]dsas.NodeStatus) []roles.Peer {
+	var out []roles.Peer
+	for _, n := range nodes {
+		st := statuses[n.Name]
+		if st.Running == s.Role && (st.Phase == dsas.PhaseReady || st.Phase == dsas.PhaseLost) {
+			out = append(out, peer(n))
+		}
+	}
+	return out
+}
+
+// Secrets implements httpboot.Renderer: the node's host key, which stays the
+// same over boots, and who may log in.
+func (r *renderer) Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, error) {
+	key, err := r.hostKey(ctx, node.Name)
+	if err != nil {
+		return nil, err
+	}
+	pub, err := publicKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("host key of %s: %w", node.Name, err)
+	}
+	files := []dsas.File{
+		{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Content: key},
+		{Path: "/etc/ssh/ssh_host_ed25519_key.pub", Mode: 0o644, Content: []byte(pub + "\n")},
+	}
+	if p := r.cfg.AuthorizedKeys; p != "" {
+		keys, err := os.ReadFile(p)
+		if err != nil {
+			return nil, fmt.Errorf("authorized keys: %w", err)
+		}
+		files = append(files, dsas.File{Path: "/root/.ssh/authorized_keys", Mode: 0o600, Content: keys})
+	}
+	if p := r.cfg.ConsolePasswordFile; p != "" {
+		hash, err := os.ReadFile(p)
+		if err != nil {
+			return nil, fmt.Errorf("console password: %w", err)
+		}
+		files = append(files, dsas.File{Path: "/etc/dsas/console-password", Mode: 0o600, Content: hash})
+	}
+	return files, nil
+}
+
+func (r *renderer) hostKey(ctx context.Context, node string) ([]byte, error) {
+	return r.store.HostKey(ctx, node, func() ([]byte, error) {
+		_, priv, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		block, err := ssh.MarshalPrivateKey(priv, node)
+		if err != nil {
+			return nil, err
+		}
+		return pem.EncodeToMemory(block), nil
+	})
+}
+
+// publicKey gives the line that belongs into known_hosts, without the name.
+func publicKey(private []byte) (string, error) {
+	s, err := ssh.ParsePrivateKey(private)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.PublicKey()))), nil
+}
+
+// checkKeys refuses an authorized keys file that sshd would not read, at the
+// start and not when the first node wants it.
+func checkKeys(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("authorized keys: %w", err)
+	}
+	for i, line := range strings.Split(string(b), "\n") {
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)); err != nil {
+			return fmt.Errorf("authorized keys %s line %d: %w: %w", path, i+1, err, dsas.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// defaultKeys picks root's own public keys where none were configured, so
+// that `dsas ssh` works out of the box.
+func defaultKeys() string {
+	for _, p := range []string{"/etc/dsas/authorized_keys", os.ExpandEnv("$HOME/.ssh/authorized_keys")} {
+		if st, err := os.Stat(p); err == nil && st.Size() > 0 {
+			return p
+		} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+	}
+	return ""
+}

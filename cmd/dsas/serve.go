@@ -1,0 +1,331 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dsas"
+	"dsas/roles"
+	"dsas/server"
+	"dsas/server/blobs"
+	"dsas/server/boot"
+	"dsas/server/dhcp"
+	"dsas/server/httpboot"
+	"dsas/server/liveness"
+	"dsas/server/loaders"
+	"dsas/server/netns"
+	"dsas/server/power"
+	"dsas/server/store"
+	"dsas/server/tftp"
+)
+
+// daemon is dsas serve: all parts, wired.
+type daemon struct {
+	cfg     config
+	log     *slog.Logger
+	out     io.Writer // where people look: the set-up link is written here
+	started time.Time
+
+	store   *store.Store
+	blobs   *blobs.Store
+	roles   *roles.Set
+	render  *renderer
+	boot    *httpboot.Server
+	power   *power.Driver
+	subnets []dsas.Subnet
+	socks   bootSockets
+}
+
+// bootSockets are opened in the boot namespace before anything is dropped.
+type bootSockets struct {
+	dhcp, tftp []net.PacketConn
+	http       []net.Listener
+}
+
+// serve runs the server until ctx ends.
+func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer) error {
+	cfg.setDefaults()
+	d := &daemon{cfg: cfg, log: log, out: out, started: time.Now()}
+	unlock, err := lockState(cfg.State)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	defer d.store.Close()
+	components, err := d.components(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range d.subnets {
+		log.Info("serving", "subnet", s.Prefix, "server", s.Server, "pool", poolText(s.Pool), "interfaces", strings.Join(cfg.Interfaces, ","))
+	}
+	return server.Run(ctx, log, components...)
+}
+
+func poolText(r dsas.Range) string {
+	if !r.First.IsValid() {
+		return "none"
+	}
+	return fmt.Sprintf("%s-%s", r.First, r.Last)
+}
+
+// lockState keeps two servers off one state folder.
+func lockState(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "serve.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("state folder %s is in use by another dsas serve: %w", dir, dsas.ErrConflict)
+	}
+	return func() { f.Close() }, nil
+}
+
+// open opens state, images, roles, loaders and the boot sockets.
+func (d *daemon) open(ctx context.Context) (err error) {
+	if d.blobs, err = blobs.Open(d.cfg.path("images")); err != nil {
+		return err
+	}
+	if d.roles, err = roles.Load(d.cfg.Roles); err != nil {
+		if d.roles == nil {
+			return err
+		}
+		d.log.Error("some role definitions cannot be used", "err", err)
+	}
+	if err := loaders.Install(d.cfg.path("loaders")); err != nil {
+		return err
+	}
+	if d.cfg.AuthorizedKeys == "" {
+		d.cfg.AuthorizedKeys = defaultKeys()
+	}
+	if d.cfg.AuthorizedKeys != "" {
+		if err := checkKeys(d.cfg.AuthorizedKeys); err != nil {
+			return err
+		}
+	}
+	if err := d.inBootNetwork(d.listenBoot); err != nil {
+		return err
+	}
+	if d.store, err = store.Open(ctx, d.cfg.path("dsas.db"), d.cfg.path("key"), d.log); err != nil {
+		return err
+	}
+	d.render = &renderer{cfg: &d.cfg, store: d.store, roles: d.roles, subnets: d.subnets, changeHub: newChangeHub()}
+	d.boot = httpboot.New(httpboot.Config{
+		Store: d.store, Blobs: d.blobs, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
+		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
+		Discovery: d.cfg.Discovery, Heartbeat: d.cfg.Heartbeat,
+	})
+	d.power = power.New(d.store.BMCPassword, d.log.With("part", "power"))
+	return nil
+}
+
+// inBootNetwork runs fn where the nodes are: in the configured namespace.
+func (d *daemon) inBootNetwork(fn func() error) error {
+	if d.cfg.Netns == "" {
+		return fn()
+	}
+	return netns.Do(d.cfg.Netns, fn)
+}
+
+// listenBoot finds the subnets and opens DHCP, TFTP and HTTP on them alone.
+func (d *daemon) listenBoot() (err error) {
+	if d.subnets, err = d.cfg.subnets(); err != nil {
+		return err
+	}
+	for _, name := range d.cfg.Interfaces {
+		c, err := dhcp.Listen(name)
+		if err != nil {
+			return err
+		}
+		d.socks.dhcp = append(d.socks.dhcp, c)
+		t, err := tftp.Listen(name)
+		if err != nil {
+			return err
+		}
+		d.socks.tftp = append(d.socks.tftp, t)
+	}
+	for _, s := range d.subnets {
+		l, err := net.Listen("tcp4", netip.AddrPortFrom(s.Server, uint16(d.cfg.HTTPPort)).String())
+		if err != nil {
+			return fmt.Errorf("listen for boot HTTP: %w", err)
+		}
+		d.socks.http = append(d.socks.http, l)
+	}
+	return nil
+}
+
+// components wires the parts that run.
+func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
+	dhcpd, err := dhcp.New(dhcp.Config{
+		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.store}, Images: d.blobs, Subnets: d.subnets,
+		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery,
+	})
+	if err != nil {
+		return nil, err
+	}
+	tftpd, err := tftp.New(tftp.Config{
+		Log: d.log.With("part", "tftp"), Dir: d.cfg.path("loaders"), PXELINUXConfig: d.boot.PXELINUXConfig,
+		Sent: d.tftpSent, Listeners: d.socks.tftp, In: d.inBootNetwork,
+	})
+	if err != nil {
+		return nil, err
+	}
+	events, cancelEvents := d.store.Subscribe()
+	list := []server.Named{
+		{Name: "dhcp", Component: dhcpd},
+		{Name: "tftp", Component: tftpd},
+		{Name: "changes", Component: server.Func(func(ctx context.Context) error {
+			defer cancelEvents()
+			return d.render.Run(ctx, events)
+		})},
+		{Name: "liveness", Component: &liveness.Watch{Store: d.store, Log: d.log, Quiet: 4 * d.cfg.Heartbeat, Every: d.cfg.Heartbeat / 2}},
+		{Name: "housekeeping", Component: server.Func(d.housekeeping)},
+	}
+	for _, l := range d.socks.http {
+		list = append(list, server.Named{Name: "boot HTTP", Component: server.Func(func(ctx context.Context) error { return d.boot.Run(ctx, l) })})
+	}
+	operators, err := d.operators(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append(list, operators...), nil
+}
+
+// dhcpStore gives the DHCP server its one way to record a fact.
+type dhcpStore struct{ *store.Store }
+
+// Event implements dhcp.Store.
+func (s dhcpStore) Event(ctx context.Context, e dsas.Event) error {
+	_, err := s.AddEvent(ctx, e)
+	return err
+}
+
+// tftpSent records that a node took its NBP.
+func (d *daemon) tftpSent(ctx context.Context, t tftp.Transfer) {
+	if strings.HasPrefix(t.File, "pxelinux.cfg/") {
+		return // told as boot.script
+	}
+	node, err := d.store.NodeByMAC(ctx, t.MAC)
+	if err != nil {
+		return
+	}
+	_, err = d.store.AddEvent(ctx, dsas.Event{
+		Node: node.Name, MAC: t.MAC, Kind: dsas.KindNBP, Message: t.File, Bytes: t.Bytes, Duration: t.Duration,
+	})
+	if err != nil {
+		d.log.Error("record NBP", "node", node.Name, "err", err)
+	}
+}
+
+// keepEvents bounds the events kept: some weeks of a thousand nodes' boots.
+const keepEvents = 500_000
+
+func (d *daemon) housekeeping(ctx context.Context) error {
+	t := time.NewTicker(time.Hour)
+	defer t.Stop()
+	for {
+		if err := errors.Join(d.store.PruneEvents(ctx, keepEvents), d.store.PruneBoots(ctx)); err != nil && ctx.Err() == nil {
+			d.log.Error("prune state", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}
+
+// explain tells what a MAC would be given at each step.
+func (d *daemon) explain(ctx context.Context, mac dsas.MAC, arch string) (any, error) {
+	req, err := d.boot.Request(ctx, boot.StepDHCP, mac, netip.Addr{})
+	if err != nil {
+		return nil, err
+	}
+	return explainAs(req, arch)
+}
+
+// sshInfo tells how an operator reaches a node's sshd.
+func (d *daemon) sshInfo(ctx context.Context, n dsas.Node) (dsas.SSHInfo, error) {
+	key, err := d.render.hostKey(ctx, n.Name)
+	if err != nil {
+		return dsas.SSHInfo{}, err
+	}
+	pub, err := publicKey(key)
+	if err != nil {
+		return dsas.SSHInfo{}, fmt.Errorf("host key of %s: %w", n.Name, err)
+	}
+	return dsas.SSHInfo{Address: n.Address.Addr(), HostKey: pub, Netns: d.cfg.Netns}, nil
+}
+
+// Roles implements api.Roles.
+func (d *daemon) Roles(context.Context) ([]dsas.RoleView, error) {
+	var out []dsas.RoleView
+	for _, def := range d.roles.Definitions() {
+		v := dsas.RoleView{Role: def.Role, Source: def.Source}
+		if m, err := d.blobs.Current(def.Role.Name); err == nil {
+			v.Image = &m
+		} else if !errors.Is(err, dsas.ErrNotFound) {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// status is what the server says of itself.
+func (d *daemon) status(context.Context) (dsas.ServerStatus, error) {
+	s := dsas.ServerStatus{Version: version, Started: d.started, Discovery: d.cfg.Discovery, Subnets: d.subnets, Listeners: map[string]string{
+		"operators": d.cfg.Listen, "socket": d.cfg.Socket,
+	}}
+	for _, l := range d.socks.http {
+		s.Listeners["boot HTTP"] = l.Addr().String()
+	}
+	return s, nil
+}
+
+// httpServer is an operator's listener with limits; event streams have none.
+func httpServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// explainAs lists the steps for an architecture by its name ("bios", "uefi-x64"
+// or option 93's number); without one, BIOS is assumed.
+func explainAs(req boot.Request, arch string) (any, error) {
+	known := []dsas.Arch{dsas.ArchBIOS, dsas.ArchEFIIA32, dsas.ArchEFIX64, dsas.ArchEFIARM64, dsas.ArchEFIX64HTTP, dsas.ArchEFIARM64HTTP}
+	req.HasArch = true
+	if arch == "" {
+		return boot.Explain(req), nil
+	}
+	var names []string
+	for _, k := range known {
+		if arch == k.String() || arch == strconv.Itoa(int(k)) {
+			req.Arch = k
+			return boot.Explain(req), nil
+		}
+		names = append(names, k.String())
+	}
+	return nil, fmt.Errorf("architecture %q: use one of %s: %w", arch, strings.Join(names, ", "), dsas.ErrInvalid)
+}

@@ -1,0 +1,244 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dsas"
+	"dsas/client"
+	"dsas/initramfs/kmod"
+	"dsas/initramfs/modindex"
+	"dsas/initramfs/netcfg"
+	"dsas/initramfs/rootfs"
+)
+
+// sysroot is where the image is unpacked.
+const sysroot = "/sysroot"
+
+// boot is one boot's way through stage 1.
+type boot struct {
+	con    *Console
+	log    *slog.Logger
+	params netcfg.Params
+	node   *client.Node
+	out    *client.Outbox
+	cfg    dsas.NodeConfig
+	mods   *kmod.Loader
+	net    *netcfg.State
+	state  state
+}
+
+// stage1 runs in the initramfs and ends in the role's root by exec.
+func stage1(ctx context.Context, con *Console, log *slog.Logger) error {
+	if err := mountBasics(); err != nil {
+		return err
+	}
+	b := &boot{con: con, log: log}
+	b.state.KernelRun = uptime()
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return fmt.Errorf("read kernel command line: %w", err)
+	}
+	if b.params, err = netcfg.ParseCmdline(string(cmdline)); err != nil {
+		return err
+	}
+	con.Say("node %s, boot %s, server %s", b.params.Node, b.params.Boot, b.params.Server)
+	if err := copySelf(initPath); err != nil {
+		return err
+	}
+	took := stopwatch()
+	if err := b.loadModules(ctx); err != nil {
+		return err
+	}
+	modules := took()
+	if err := b.network(ctx); err != nil {
+		return err
+	}
+	b.node = client.NewNode(b.params.Server, b.params.Boot)
+	b.out = client.NewOutbox(b.node, log)
+	b.event(dsas.Event{Kind: dsas.KindInit, Duration: took(),
+		Message: fmt.Sprintf("network up (kernel %.1f s, modules %.1f s)", b.state.KernelRun.Seconds(), modules.Seconds())})
+	if err := b.takeConfig(ctx); err != nil {
+		return err
+	}
+	posting, stop := context.WithCancel(ctx)
+	posted := make(chan struct{})
+	go func() { defer close(posted); b.out.Run(posting) }()
+	err = b.prepareRoot(ctx)
+	if err != nil {
+		b.event(dsas.Event{Kind: dsas.KindFailed, Message: err.Error(), Detail: con.Tail()})
+		flush, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		b.out.Flush(flush)
+	}
+	stop()
+	<-posted
+	if err != nil {
+		return err
+	}
+	return b.handOver()
+}
+
+// stopwatch gives a function that tells the time since it was made.
+func stopwatch() func() time.Duration {
+	start := time.Now()
+	return func() time.Duration { return time.Since(start) }
+}
+
+// uptime is how long the kernel has run.
+func uptime() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+func (b *boot) event(e dsas.Event) {
+	if e.Message != "" {
+		b.con.Say("%s: %s", e.Kind, e.Message)
+	}
+	b.out.Add(e)
+}
+
+// loadModules loads the drivers of what the box has, and what the network
+// needs whatever the box has.
+func (b *boot) loadModules(ctx context.Context) error {
+	raw, err := os.ReadFile("/etc/dsas-modules.json")
+	if err != nil {
+		return fmt.Errorf("module index: %w", err)
+	}
+	var ix modindex.Index
+	if err := json.Unmarshal(raw, &ix); err != nil {
+		return fmt.Errorf("module index: %w", err)
+	}
+	b.mods = &kmod.Loader{Root: "/", Index: &ix, Log: b.log}
+	// Without max_bonds=0 the driver makes a bond0 of its own, round-robin.
+	if err := b.mods.Load("bonding", "max_bonds=0"); err != nil {
+		return err
+	}
+	for _, m := range []string{"af_packet", "8021q"} {
+		if err := b.mods.Load(m, ""); err != nil {
+			b.con.Say("module %s: %v", m, err)
+		}
+	}
+	if err := b.mods.LoadFor(ctx, "/sys"); err != nil {
+		b.con.Say("some drivers did not load: %v", err)
+	}
+	return nil
+}
+
+// networkTime bounds one try to bring the network up. A switch that was just
+// powered on with us may take a minute until it forwards (802.1w edge ports or
+// not), so there is more than one try.
+const networkTime = 90 * time.Second
+
+// network brings the cmdline's network up before the first byte is fetched. It
+// tries for ever: a node whose switches are off comes up when they do.
+func (b *boot) network(ctx context.Context) error {
+	for try := 1; ; try++ {
+		limited, cancel := context.WithTimeout(ctx, networkTime)
+		st, err := netcfg.Up(limited, b.params)
+		cancel()
+		if err == nil {
+			b.net, b.state.Bond = st, st.Bond
+			for _, w := range st.Warnings {
+				b.con.Say("network: %v", w)
+			}
+			b.con.Say("network up on %s: %s", st.Device, st.Changes)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		b.con.Say("network, try %d: %v", try, err)
+		if err := sleep(ctx, 2*time.Second); err != nil {
+			return err
+		}
+	}
+}
+
+// takeConfig trades the boot token for the node config. It tries for ever
+// while the server is away; a server that refuses is final.
+func (b *boot) takeConfig(ctx context.Context) error {
+	wait := time.Second
+	for {
+		cfg, err := b.node.Config(ctx, b.params.Token)
+		if err == nil {
+			b.cfg = cfg
+			break
+		}
+		if errors.Is(err, dsas.ErrDenied) || errors.Is(err, dsas.ErrNotFound) {
+			return err
+		}
+		b.con.Say("node config: %v; again in %s", err, wait)
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+		wait = min(2*wait, 15*time.Second)
+	}
+	if off, err := setClock(b.cfg.Time); err != nil {
+		b.event(dsas.Event{Kind: dsas.KindWarning, Message: err.Error()})
+	} else if off.Abs() >= time.Second {
+		b.con.Say("clock was off by %s, set to %s", off.Round(time.Second), time.Now().UTC().Format(time.RFC3339))
+	}
+	b.con.Say("role %s, image %s", b.cfg.Role.Name, b.cfg.Manifest.Digest.Short())
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// prepareRoot makes the role's root ready to switch to.
+func (b *boot) prepareRoot(ctx context.Context) error {
+	if err := b.fetch(ctx); err != nil {
+		return err
+	}
+	return b.apply(ctx)
+}
+
+// fetch streams the image into a tmpfs.
+func (b *boot) fetch(ctx context.Context) error {
+	m := b.cfg.Manifest
+	var size, unpacked int64
+	for _, p := range m.Parts {
+		size += p.Size
+		unpacked += p.Unpacked
+	}
+	if err := rootfs.CheckMemory(rootfs.Need(m), ""); err != nil {
+		return err
+	}
+	b.event(dsas.Event{Kind: dsas.KindFetch, Bytes: size,
+		Message: fmt.Sprintf("image %s: %d parts, %d MiB, %d MiB unpacked", m.Digest.Short(), len(m.Parts), size>>20, unpacked>>20)})
+	if err := rootfs.MountTmpfs(sysroot, 0); err != nil {
+		return err
+	}
+	took := stopwatch()
+	stats, err := rootfs.Fetch(ctx, rootfs.Options{
+		BaseURL: b.params.Server, Manifest: m, Dest: sysroot, Log: b.log,
+	})
+	if rootfs.BadPart(err) {
+		b.event(dsas.Event{Kind: dsas.KindPartBad, Message: err.Error()})
+	}
+	if err != nil {
+		return err
+	}
+	b.event(dsas.Event{Kind: dsas.KindFetched, Bytes: size, Duration: took(),
+		Message: stats.String()})
+	return nil
+}

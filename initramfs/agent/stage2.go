@@ -1,0 +1,308 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dsas"
+	"dsas/client"
+	"dsas/initramfs/netcfg"
+	"dsas/initramfs/service"
+)
+
+// servicesDir is where an image has its services.
+const servicesDir = "/etc/dsas/services"
+
+// node is a running node: PID 1 in the role's root.
+type node struct {
+	con   *Console
+	log   *slog.Logger
+	st    *state
+	api   *client.Node
+	out   *client.Outbox
+	sup   *service.Supervisor
+	alive *Watchdog
+}
+
+// stage2 runs until the operator ends the system.
+func stage2(ctx context.Context, con *Console, log *slog.Logger) error {
+	if err := mountBasics(); err != nil {
+		return err
+	}
+	os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	os.Setenv("HOME", "/root")
+	st, err := loadState()
+	if err != nil {
+		return err
+	}
+	n := &node{con: con, log: log, st: st, api: client.RestoreNode(st.Node), alive: NewWatchdog(90 * time.Second)}
+	n.out = client.NewOutbox(n.api, log)
+	var box client.OutboxState
+	if err := json.Unmarshal(st.Outbox, &box); err == nil {
+		n.out.Restore(box)
+	}
+	n.event(dsas.Event{Kind: dsas.KindSwitched, Message: "role " + st.Config.Role.Name})
+	how, err := n.run(ctx)
+	if err != nil {
+		return err
+	}
+	n.unmount()
+	con.Say("%s", map[int]string{unix.LINUX_REBOOT_CMD_POWER_OFF: "power off"}[how])
+	return reboot(how)
+}
+
+func (n *node) event(e dsas.Event) {
+	if e.Message != "" {
+		n.con.Say("%s: %s", e.Kind, e.Message)
+	}
+	n.out.Add(e)
+}
+
+// run keeps everything going until a signal says how to end.
+func (n *node) run(ctx context.Context) (how int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	sig := make(chan os.Signal, 4)
+	signal.Notify(sig, unix.SIGTERM, unix.SIGINT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPWR)
+	// Ctrl-Alt-Del becomes SIGINT to PID 1 instead of an instant reset.
+	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
+
+	reaper := service.NewReaper(n.log)
+	go reaper.Run(ctx)
+	n.sup, err = service.New(service.Options{
+		Dir: servicesDir, Services: n.st.Config.Role.Services, Env: n.st.Env, Log: n.log, Reaper: reaper,
+		Events: n.serviceEvent,
+	})
+	if err != nil {
+		return 0, err
+	}
+	supervised, supCtx, stopSup := make(chan error, 1), context.Context(nil), context.CancelFunc(nil)
+	supCtx, stopSup = context.WithCancel(ctx)
+	defer stopSup()
+	go func() { supervised <- n.sup.Run(supCtx) }()
+	for _, loop := range []func(context.Context){
+		func(ctx context.Context) { n.out.Run(ctx) }, n.heartbeats, n.followFiles, n.watchBond, n.reportReady, n.feed,
+	} {
+		go loop(ctx)
+	}
+	if n.consoleLogin() {
+		go n.gettys(ctx)
+	}
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			n.alive.Alive()
+		case s := <-sig:
+			n.con.Say("%s: stopping services", s)
+			stopSup()
+			<-supervised
+			if s == unix.SIGUSR2 || s == unix.SIGUSR1 || s == unix.SIGPWR {
+				return unix.LINUX_REBOOT_CMD_POWER_OFF, nil
+			}
+			return unix.LINUX_REBOOT_CMD_RESTART, nil
+		case err := <-supervised:
+			return 0, fmt.Errorf("supervisor ended: %w", err)
+		}
+	}
+}
+
+// serviceEvent passes on what the supervisor says.
+func (n *node) serviceEvent(e service.Event) {
+	n.event(dsas.Event{Time: e.Time, Kind: dsas.KindService, Message: e.String(), Duration: e.Took, Detail: e.Tail})
+	if e.State == service.Failed {
+		n.event(dsas.Event{Kind: dsas.KindFailed, Message: e.String(), Detail: e.Tail})
+	}
+}
+
+// reportReady says ready once every service's check has passed.
+func (n *node) reportReady(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-n.sup.Ready():
+		n.event(dsas.Event{Kind: dsas.KindReady, Duration: uptime(),
+			Message: fmt.Sprintf("role %s: %d services healthy, %.1f s after the kernel's start", n.st.Config.Role.Name, len(n.st.Config.Role.Services), uptime().Seconds())})
+	}
+}
+
+func (n *node) heartbeats(ctx context.Context) {
+	every := max(n.st.Config.Heartbeat, time.Second)
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		if err := n.api.Heartbeat(ctx); err != nil && ctx.Err() == nil {
+			n.log.Debug("heartbeat", "err", err) // the server may be away: no matter
+		}
+	}
+}
+
+// followFiles keeps rendered files as the server has them, and reloads the
+// services they belong to. While the server is away the last copy stays.
+func (n *node) followFiles(ctx context.Context) {
+	tag, wait := n.st.Config.FilesTag, time.Second
+	for ctx.Err() == nil {
+		newTag, files, changed, err := n.api.Files(ctx, tag, 25*time.Second)
+		if err != nil {
+			sleep(ctx, wait)
+			wait = min(2*wait, 30*time.Second)
+			continue
+		}
+		wait = time.Second
+		if !changed {
+			continue
+		}
+		if err := n.applyFiles(ctx, files); err != nil {
+			n.event(dsas.Event{Kind: dsas.KindWarning, Message: "changed files: " + err.Error()})
+			sleep(ctx, 5*time.Second)
+			continue
+		}
+		tag = newTag
+	}
+}
+
+// applyFiles writes the files that differ and reloads their services once each.
+func (n *node) applyFiles(ctx context.Context, files []dsas.File) error {
+	var changed []dsas.File
+	for _, f := range files {
+		if have, err := os.ReadFile(f.Path); err != nil || !bytes.Equal(have, f.Content) {
+			changed = append(changed, f)
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	if err := writeFiles("/", changed); err != nil {
+		return err
+	}
+	var names, services []string
+	for _, f := range changed {
+		names = append(names, f.Path)
+		if f.Service != "" && !slices.Contains(services, f.Service) {
+			services = append(services, f.Service)
+		}
+	}
+	for _, s := range services {
+		if err := n.reload(ctx, s); err != nil {
+			return err
+		}
+	}
+	n.event(dsas.Event{Kind: dsas.KindFiles, Message: strings.Join(names, " ") + " changed"})
+	return nil
+}
+
+func (n *node) reload(ctx context.Context, name string) error {
+	for _, s := range n.st.Config.Role.Services {
+		if s.Name == name {
+			return n.sup.Reload(ctx, name, s.Reload)
+		}
+	}
+	return fmt.Errorf("reload %s: %w", name, dsas.ErrNotFound)
+}
+
+// watchBond reports which port carries the traffic, when that changes.
+func (n *node) watchBond(ctx context.Context) {
+	if n.st.Bond == "" {
+		return
+	}
+	changes, err := netcfg.Watch(ctx, n.st.Bond)
+	if err != nil {
+		n.event(dsas.Event{Kind: dsas.KindWarning, Message: "watch " + n.st.Bond + ": " + err.Error()})
+		return
+	}
+	for c := range changes {
+		n.event(dsas.Event{Kind: dsas.KindLink, Message: fmt.Sprintf("%s: active port %s (was %s)", n.st.Bond, orNone(c.New), orNone(c.Old))})
+	}
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
+
+func (n *node) feed(ctx context.Context) {
+	if _, err := n.alive.Run(ctx, "/dev/watchdog", func(s string) { n.con.Say("%s", s) }); err != nil {
+		n.event(dsas.Event{Kind: dsas.KindWarning, Message: err.Error()})
+	}
+}
+
+// unmount leaves the disks clean.
+func (n *node) unmount() {
+	for _, m := range slices.Backward(n.st.Mounts) {
+		if err := unix.Unmount(m, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+			unix.Mount("", m, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+		}
+	}
+	unix.Sync()
+}
+
+// consoleLogin puts the operators' password hash into shadow(5), where they
+// set one; without it nobody logs in on a console.
+func (n *node) consoleLogin() bool {
+	const given = "/etc/dsas/console-password"
+	hash, err := os.ReadFile(given)
+	if err != nil {
+		return false
+	}
+	os.Remove(given)
+	if err := setRootPassword("/etc/shadow", strings.TrimSpace(string(hash))); err != nil {
+		n.event(dsas.Event{Kind: dsas.KindWarning, Message: "console log-in: " + err.Error()})
+		return false
+	}
+	return true
+}
+
+func setRootPassword(shadow, hash string) error {
+	if !strings.HasPrefix(hash, "$") || strings.ContainsAny(hash, ":\n") {
+		return fmt.Errorf("the configured password hash is not one of crypt(5): %w", dsas.ErrInvalid)
+	}
+	b, err := os.ReadFile(shadow)
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(b), "\n")
+	for i, l := range lines {
+		if f := strings.Split(l, ":"); f[0] == "root" && len(f) > 2 {
+			f[1] = hash
+			lines[i] = strings.Join(f, ":")
+		}
+	}
+	return os.WriteFile(shadow, []byte(strings.Join(lines, "\n")), 0o640)
+}
+
+// gettys offers a log-in on the consoles, for as long as the node runs.
+func (n *node) gettys(ctx context.Context) {
+	for _, tty := range []string{"ttyS0", "tty1"} {
+		if _, err := os.Stat("/dev/" + tty); err != nil {
+			continue
+		}
+		go func() {
+			for ctx.Err() == nil {
+				cmd := exec.CommandContext(ctx, "/sbin/agetty", "--noclear", tty, "linux")
+				cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+				if err := cmd.Run(); err != nil {
+					sleep(ctx, 5*time.Second)
+				}
+			}
+		}()
+	}
+}
