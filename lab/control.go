@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,8 +32,56 @@ type control struct {
 	done   chan struct{}
 }
 
+// Tell asks a lab of another process to do one of the above, by the words of
+// its path: Tell(ctx, "", "dsas-lab", "nodes", "w101", "link", "0", "down").
+func Tell(ctx context.Context, runDir, name string, words ...string) error {
+	cfg, err := Config{Name: name, RunDir: runDir}.withDefaults()
+	if err != nil {
+		return err
+	}
+	what := strings.Join(words, " ")
+	path := ""
+	for _, w := range words {
+		path += "/" + url.PathEscape(w)
+	}
+	req, err := http.NewRequestWithContext(ctx, "POST", "http://lab"+path, nil)
+	if err != nil {
+		return fmt.Errorf("lab %s: %s: %w", cfg.Name, what, err)
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", cfg.controlPath())
+		}}}
+	res, err := client.Do(req)
+	if err != nil {
+		if _, serr := ReadState(runDir, name); serr != nil {
+			return serr // no such lab
+		}
+		return fmt.Errorf("lab %s: %s: %w", cfg.Name, what, err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode == http.StatusOK {
+		return nil
+	}
+	said, _ := io.ReadAll(io.LimitReader(res.Body, 4096))
+	err = errors.New(strings.TrimSpace(string(said)))
+	for sentinel, code := range statuses() {
+		if code == res.StatusCode {
+			return fmt.Errorf("lab %s: %w: %w", cfg.Name, sentinel, err)
+		}
+	}
+	return fmt.Errorf("lab %s: %s: %w", cfg.Name, what, err)
+}
+
+// statuses pairs the sentinels with their HTTP statuses.
+func statuses() map[error]int {
+	return map[error]int{dsas.ErrInvalid: 400, dsas.ErrNotFound: 404, dsas.ErrConflict: 409}
+}
+
+func (c Config) controlPath() string { return filepath.Join(c.runDir(), "control") }
+
 func (l *Lab) listenControl() (*control, error) {
-	c := &control{path: filepath.Join(l.cfg.runDir(), "control"), done: make(chan struct{})}
+	c := &control{path: l.cfg.controlPath(), done: make(chan struct{})}
 	ln, err := net.Listen("unix", c.path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
@@ -111,7 +160,7 @@ func answer(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 			return
 		}
 		code := http.StatusInternalServerError
-		for sentinel, c := range map[error]int{dsas.ErrInvalid: 400, dsas.ErrNotFound: 404, dsas.ErrConflict: 409} {
+		for sentinel, c := range statuses() {
 			if errors.Is(err, sentinel) {
 				code = c
 			}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -31,27 +30,28 @@ import (
 // each. It is short, since a socket's path has at most 107 bytes (unix(7)).
 const DefaultRunDir = "/run/dsas/lab"
 
-// Config says what rack to build; the zero value is a good one.
+// Config says what rack to build; the zero value is a good one. The tags are
+// kong's, for a command that embeds it.
 type Config struct {
 	// Name of the lab and of its network namespace. Default "dsas-lab".
-	Name string
+	Name string `help:"Name of the lab and of its network namespace." default:"dsas-lab"`
 	// Address of the server on the core bridge. Default 10.77.0.1/24.
-	Address netip.Prefix
+	Address netip.Prefix `help:"Address of the server in the lab." default:"10.77.0.1/24"`
 	// Dir holds disks, firmware variables and serial logs, which Down leaves
 	// there. Empty: a temporary folder, which Down removes.
-	Dir string
+	Dir string `help:"Folder of disks and serial logs; without one they go with the lab." type:"path"`
 	// RunDir is the folder of the labs' state folders. Default DefaultRunDir.
-	RunDir string
+	RunDir string `help:"Folder of the labs' state and sockets." default:"/run/dsas/lab" type:"path"`
 	// KeepDisks: a node's disk that exists already in Dir is used again;
 	// otherwise each AddNode makes a blank one.
-	KeepDisks bool
+	KeepDisks bool `help:"Use disks again that an earlier lab left in the folder."`
 	// BMCPassword is that of every virtual BMC. Default "lab-only".
-	BMCPassword string
+	BMCPassword string `name:"bmc-password" help:"Password of the virtual BMCs." default:"lab-only"`
 	// Reserve is the memory (MiB) that must stay free beside all nodes
 	// running. Default 512.
-	Reserve int
+	Reserve int `help:"Memory in MiB to keep free beside all nodes." default:"512"`
 
-	Log *slog.Logger // nil: silent
+	Log *slog.Logger `kong:"-"` // nil: silent
 }
 
 var labNameRE = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}$`)
@@ -262,13 +262,16 @@ func (l *Lab) SwitchForwarding(sw int, on bool) error {
 		return err
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := setForwarding(l.cfg.Name, sw, on); err != nil {
+	err := setForwarding(l.cfg.Name, sw, on)
+	if err == nil {
+		l.forwards[sw] = on
+	}
+	l.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("switch %d forwarding %t: %w", sw, on, err)
 	}
-	l.forwards[sw] = on
 	l.log.Info("switch", "switch", sw, "forwarding", on)
-	return nil
+	return l.save()
 }
 
 // CutSwitch takes down every node's link to a switch, or brings it back, as
@@ -328,63 +331,6 @@ func (l *Lab) HTTPClient() *http.Client {
 		Timeout:   30 * time.Second,
 		Transport: &http.Transport{DialContext: l.Dialer().DialContext, DisableKeepAlives: true},
 	}
-}
-
-// Capture is a tcpdump(8) that runs.
-type Capture struct {
-	cmd  *exec.Cmd
-	file string
-}
-
-// Capture writes what passes iface (Core, "sw0", a node's Tap) to file until
-// Stop. It returns when tcpdump listens, so nothing after it is missed. args
-// are more arguments of tcpdump: options ("-c", "1": it ends by itself after
-// one packet, see Wait), then a filter.
-func (l *Lab) Capture(ctx context.Context, iface, file string, args ...string) (*Capture, error) {
-	if err := need("tcpdump"); err != nil {
-		return nil, err
-	}
-	// -U: each packet is written as it comes; -Z root: tcpdump would
-	// otherwise give up root before it opens the file.
-	cmd := exec.CommandContext(ctx, "tcpdump", append([]string{"-i", iface, "-w", file, "-U", "-Z", "root"}, args...)...)
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := l.Start(cmd); err != nil {
-		return nil, fmt.Errorf("capture %s: %w", iface, err)
-	}
-	var said []byte
-	buf := make([]byte, 512)
-	for !strings.Contains(string(said), "listening on") {
-		n, err := stderr.Read(buf)
-		said = append(said, buf[:n]...)
-		if err != nil {
-			cmd.Wait()
-			return nil, fmt.Errorf("capture %s: tcpdump: %s", iface, strings.TrimSpace(string(said)))
-		}
-	}
-	go io.Copy(io.Discard, stderr)
-	return &Capture{cmd, file}, nil
-}
-
-// Stop ends the capture; the file is complete then.
-func (c *Capture) Stop() error {
-	c.cmd.Process.Signal(os.Interrupt)
-	var exit *exec.ExitError
-	if err := c.cmd.Wait(); err != nil && !errors.As(err, &exit) {
-		return fmt.Errorf("capture: %w", err)
-	}
-	return nil
-}
-
-// Wait waits until a capture that was given a count of packets has them; it
-// fails when the context of Capture ends first.
-func (c *Capture) Wait() error {
-	if err := c.cmd.Wait(); err != nil {
-		return fmt.Errorf("capture: %w", err)
-	}
-	return nil
 }
 
 // need says which package to install when a program is missing.

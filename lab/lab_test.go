@@ -230,6 +230,16 @@ func discover(t *testing.T, ctx context.Context, l *Lab, iface string, n *Node, 
 	return c
 }
 
+// packets counts what a capture has written so far.
+func packets(t *testing.T, c *Capture) int {
+	t.Helper()
+	out, err := exec.Command("tcpdump", "-n", "-r", c.file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(string(out), "\n")
+}
+
 // One boot: the first port's cable is out, so the firmware goes on to the
 // second; its switch passes nothing, and then does.
 func TestLinksAndForwarding(t *testing.T) {
@@ -250,8 +260,7 @@ func TestLinksAndForwarding(t *testing.T) {
 	}
 	port0 := discover(t, ctx, l, n.Tap(0), n, 0)
 	port1 := discover(t, ctx, l, n.Tap(1), n, 1)
-	file := filepath.Join(t.TempDir(), "core.pcap")
-	core, err := l.Capture(ctx, l.Core(), file, "udp dst port 67")
+	core, err := l.Capture(ctx, l.Core(), filepath.Join(t.TempDir(), "core.pcap"), "udp dst port 67")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,8 +273,8 @@ func TestLinksAndForwarding(t *testing.T) {
 	if err := core.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := l.Exec(ctx, "tcpdump", "-n", "-r", file); err != nil || strings.Contains(string(out), "BOOTP") {
-		t.Errorf("core saw %q, %v through a switch that forwards nothing", out, err)
+	if got := packets(t, core); got != 0 {
+		t.Errorf("the core saw %d packets through a switch that forwards nothing; want none", got)
 	}
 	if st := l.State().Nodes[0]; st.Links[0] || !st.Links[1] {
 		t.Errorf("links = %v; want down, up", st.Links)
@@ -280,6 +289,9 @@ func TestLinksAndForwarding(t *testing.T) {
 	if err := passed.Wait(); err != nil {
 		t.Errorf("no DISCOVER at the core after the switch forwards again: %v", err)
 	}
+	if got := packets(t, port0); got != 0 {
+		t.Errorf("%d packets from port 0 while its cable is out; want none", got)
+	}
 	// The other way round while it runs: port 1 out, port 0 in.
 	if err := l.CutSwitch(ctx, 1, true); err != nil {
 		t.Fatal(err)
@@ -292,6 +304,31 @@ func TestLinksAndForwarding(t *testing.T) {
 	}
 	if err := port0.Wait(); err != nil {
 		t.Errorf("no DISCOVER from port 0 with its cable back: %v", err)
+	}
+}
+
+// A box that finds nothing to boot tries again, with no hand on it.
+func TestUEFIRetries(t *testing.T) {
+	if testing.Short() {
+		t.Skip("boots QEMU")
+	}
+	l := testLab(t)
+	ctx := deadline(t, 4*time.Minute)
+	n, err := l.AddNode(ctx, NodeSpec{Name: "w101", Firmware: UEFI, Memory: 512, NoBMC: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for port := range n.NICs() { // so that it gives up soon
+		if err := n.SetLink(ctx, port, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := n.PowerOn(ctx); err != nil {
+		t.Fatal(err)
+	}
+	again := regexp.MustCompile(`(?s)starting Boot.... "EFI Internal Shell".*failed to load Boot`)
+	if _, err := n.WaitSerial(ctx, again); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dsas"
@@ -88,9 +89,10 @@ type Node struct {
 
 // process is one QEMU, from power-on to power-off.
 type process struct {
-	cmd  *exec.Cmd
-	qmp  *qmp
-	done chan struct{} // closed when it has ended
+	cmd    *exec.Cmd
+	qmp    *qmp
+	done   chan struct{} // closed when it has ended
+	killed atomic.Bool   // by us
 }
 
 func (p *process) running() bool {
@@ -211,8 +213,11 @@ func (n *Node) makeDisk() error {
 // stop ends the node for good, with its BMC and taps.
 func (n *Node) stop(ctx context.Context) error {
 	var errs []error
-	if n.bmc != nil {
-		n.bmc.stop()
+	n.mu.Lock()
+	b := n.bmc
+	n.mu.Unlock()
+	if b != nil {
+		b.stop()
 	}
 	errs = append(errs, n.PowerOff(ctx, true))
 	for port := range n.spec.MACs {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
 
@@ -137,13 +138,22 @@ func (n *Node) start(ctx context.Context) error {
 	go func() {
 		err := cmd.Wait()
 		close(p.done)
-		n.lab.log.Debug("QEMU ended", "node", n.spec.Name, "error", err)
+		if err != nil && !p.killed.Load() {
+			said, _ := os.ReadFile(n.qemuLog())
+			n.lab.log.Warn("QEMU died", "node", n.spec.Name, "error", err, "stderr", tail(said, 500))
+			return
+		}
+		n.lab.log.Debug("QEMU ended", "node", n.spec.Name)
 	}()
 	if err := n.release(ctx, p); err != nil {
+		p.killed.Store(true)
 		cmd.Process.Kill()
 		<-p.done
 		said, _ := os.ReadFile(n.qemuLog())
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(said[max(0, len(said)-2000):])))
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(tail(said, 2000)))
+	}
+	if n.spec.Firmware == UEFI {
+		go n.retryUEFI(p, from)
 	}
 	n.lab.log.Info("node on", "node", n.spec.Name, "pid", cmd.Process.Pid)
 	return nil
@@ -186,6 +196,7 @@ func (n *Node) powerOff(ctx context.Context, hard bool) error {
 	}
 	if hard {
 		// SIGKILL cannot be put off, so the wait is short.
+		p.killed.Store(true)
 		if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return n.wrap("power off", err)
 		}
@@ -205,6 +216,27 @@ func (n *Node) powerOff(ctx context.Context, hard bool) error {
 	return n.wrap("power off", n.lab.save())
 }
 
+// retryUEFI resets a box whose firmware has given up on the network and sits
+// in its shell, so that it tries for ever as the BIOS ones do
+// (reboot-timeout): OVMF has no such setting.
+func (n *Node) retryUEFI(p *process, offset int64) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { <-p.done; cancel() }()
+	shell := regexp.MustCompile(`starting Boot[0-9A-F]{4} "EFI Internal Shell"`)
+	for {
+		if _, err := n.waitSerial(ctx, offset, shell, time.Second); err != nil {
+			return // it is off
+		}
+		offset = n.SerialSize()
+		n.lab.log.Info("firmware found nothing to boot; reset", "node", n.spec.Name)
+		if err := p.qmp.do(ctx, "system_reset", nil, nil); err != nil && ctx.Err() == nil {
+			n.lab.log.Warn("reset", "node", n.spec.Name, "error", err)
+			return
+		}
+	}
+}
+
 // SetLink pulls or plugs the cable of a port, as the node sees it; it holds
 // over power cycles.
 func (n *Node) SetLink(ctx context.Context, port int, up bool) error {
@@ -212,13 +244,17 @@ func (n *Node) SetLink(ctx context.Context, port int, up bool) error {
 		return fmt.Errorf("link of node %s: port %d: it has %d, from 0: %w", n.spec.Name, port, len(n.spec.MACs), dsas.ErrInvalid)
 	}
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.links[port] = up
-	if !n.proc.running() {
-		return nil
+	var err error
+	if n.proc.running() {
+		err = setLink(ctx, n.proc.qmp, port, up)
+	}
+	n.mu.Unlock()
+	if err != nil {
+		return n.wrap("link of", err)
 	}
 	n.lab.log.Info("link", "node", n.spec.Name, "port", port, "up", up)
-	return n.wrap("link of", setLink(ctx, n.proc.qmp, port, up))
+	return n.lab.save()
 }
 
 func setLink(ctx context.Context, q *qmp, port int, up bool) error {

@@ -51,7 +51,11 @@ func (n *Node) WaitSerial(ctx context.Context, re *regexp.Regexp) ([]string, err
 
 // WaitSerialFrom is WaitSerial over the log from an offset on (SerialSize).
 func (n *Node) WaitSerialFrom(ctx context.Context, offset int64, re *regexp.Regexp) ([]string, error) {
-	tick := time.NewTicker(50 * time.Millisecond)
+	return n.waitSerial(ctx, offset, re, 50*time.Millisecond)
+}
+
+func (n *Node) waitSerial(ctx context.Context, offset int64, re *regexp.Regexp, interval time.Duration) ([]string, error) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	seen := int64(-1)
 	for {

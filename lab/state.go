@@ -32,7 +32,9 @@ type State struct {
 	Dir     string       `json:"dir"`
 	TempDir bool         `json:"tempDir,omitempty"`
 	Nodes   []NodeState  `json:"nodes"`
-	Alive   bool         `json:"-"` // its process lives; told by ReadState
+	// Forwarding tells of each switch whether it passes packets.
+	Forwarding [Switches]bool `json:"forwarding"`
+	Alive      bool           `json:"-"` // its process lives; told by ReadState
 }
 
 // NodeState is one node in State.
@@ -82,6 +84,9 @@ func (p *ProcID) alive() bool {
 // State gives what the lab is like now.
 func (l *Lab) State() State {
 	s := State{Name: l.cfg.Name, Owner: *procID(os.Getpid()), Started: l.started, Address: l.cfg.Address, Dir: l.cfg.Dir, TempDir: l.tempDir, Alive: true}
+	l.mu.Lock()
+	s.Forwarding = l.forwards
+	l.mu.Unlock()
 	for _, n := range l.Nodes() {
 		s.Nodes = append(s.Nodes, n.state())
 	}
