@@ -161,10 +161,6 @@ func newRack(t *testing.T, loader dsas.Loader) *rack {
 		r.note("http failed %s", q.URL.Query().Get("why"))
 		io.WriteString(w, "noted\n")
 	})
-	mux.HandleFunc("GET /done", func(w http.ResponseWriter, q *http.Request) {
-		r.note("http done")
-		io.WriteString(w, "done\n")
-	})
 	mux.HandleFunc("GET /v2/dsas/boot/blobs/{digest}", func(w http.ResponseWriter, q *http.Request) {
 		b, ok := r.blobs[q.PathValue("digest")]
 		if !ok {
@@ -273,8 +269,8 @@ func (w testWriter) Write(b []byte) (int, error) {
 
 const bios = "virtio-net-pci,netdev=n0,mac=52:54:00:99:00:01"
 
-// second is a bzImage that runs its initrd as a script: Debian's iPXE as a
-// Linux kernel. It says over HTTP that kernel, cmdline and initrd arrived.
+// second is a bzImage that tells what it was given: Debian's iPXE as a Linux
+// kernel takes its cmdline for a command, does not know it and says so.
 func (r *rack) second(t *testing.T) dsas.BootSet {
 	t.Helper()
 	need(t, "/boot/ipxe.lkrn")
@@ -282,8 +278,42 @@ func (r *rack) second(t *testing.T) dsas.BootSet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := "#!ipxe\ndhcp\nimgfetch http://10.99.0.1:8080/done\nsleep 600\n"
-	return dsas.BootSet{Kernel: r.blob(kernel), Initramfs: r.blob([]byte(script))}
+	return dsas.BootSet{Kernel: r.blob(kernel), Initramfs: r.blob([]byte("#!ipxe\necho the initrd runs\nsleep 600\n"))}
+}
+
+// console waits until each text has come up on the node's console, in order.
+func (r *rack) console(file string, texts ...string) {
+	r.t.Helper()
+	deadline := time.Now().Add(4 * time.Minute)
+	for {
+		b, err := os.ReadFile(file)
+		if err != nil && !os.IsNotExist(err) {
+			r.t.Fatal(err)
+		}
+		rest, missing := string(b), ""
+		for _, s := range texts {
+			_, after, ok := strings.Cut(rest, s)
+			if !ok {
+				missing = s
+				break
+			}
+			rest = after
+		}
+		if missing == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("the console never showed %q; it shows:\n%s", missing, b)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// serial gives the file of a node's serial line and QEMU's arguments for it;
+// without graphics SeaBIOS shows there what boot loaders print.
+func serial(t *testing.T) (file string, args []string) {
+	file = filepath.Join(t.TempDir(), "serial")
+	return file, []string{"-machine", "pc,graphics=off", "-serial", "file:" + file, "-device", bios, "-boot", "n"}
 }
 
 // TestPXELINUX: the ROM loads PXELINUX, which retries in its own way.
@@ -293,11 +323,13 @@ func TestPXELINUX(t *testing.T) {
 	bad := good
 	bad.Initramfs.Digest = "sha256:00000000000000000000000000000000000000000000000000000000000000ff" // 404
 	r.store.Publish(bad, "web")
-	r.qemu("-device", bios, "-boot", "n", "-serial", "file:"+filepath.Join(t.TempDir(), "serial"))
+	file, args := serial(t)
+	r.qemu(args...)
 	r.expect("event dhcp.ack 10.99.0.10, boot file nbp/52-54-00-99-00-01/lpxelinux.0", "tftp lpxelinux.0", "tftp ldlinux.c32", "tftp pxelinux.cfg/01-52-54-00-99-00-01",
 		"http blob", "http blob missing", "tftp pxelinux.cfg/retry-1", "http blob missing")
 	r.store.Publish(good, "web")
-	r.expect("tftp pxelinux.cfg/retry", "http blob", "http blob", "http done")
+	r.expect("tftp pxelinux.cfg/retry", "http blob", "http blob")
+	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web.", "trying again in", "dsas.server=http://10.99.0.1:8080: ")
 }
 
 // TestUEFI: OVMF's own PXE (its tsize probe and all), then iPXE.
@@ -332,9 +364,11 @@ func TestBIOSThroughNBP(t *testing.T) {
 	bad := good
 	bad.Kernel.Digest = "sha256:00000000000000000000000000000000000000000000000000000000000000ff" // 404
 	r.store.Publish(bad, "web")
-	r.qemu("-device", bios, "-boot", "n", "-serial", "file:"+filepath.Join(t.TempDir(), "serial"))
+	file, args := serial(t)
+	r.qemu(args...)
 	r.expect("event dhcp.ack 10.99.0.10, boot file nbp/52-54-00-99-00-01/undionly.kpxe", "tftp undionly.kpxe",
 		"event dhcp.ack 10.99.0.10, boot file http://10.99.0.1:8080/boot/52-54-00-99-00-01/script.ipxe", "http script", "http blob missing", "http failed kernel", "http script", "http blob missing", "http failed kernel")
 	r.store.Publish(good, "web")
-	r.expect("http script", "http blob", "http blob", "http done")
+	r.expect("http script", "http blob", "http blob")
+	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web.", "dsas: 52:54:00:99:00:01: kernel failed", "trying again in 1 s", "trying again in 2 s", "dsas.server=http://10.99.0.1:8080: ")
 }
