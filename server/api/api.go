@@ -1,7 +1,7 @@
 // Package api is the operator's JSON API: what the CLI, the pages and other
 // programs use to see and change things. docs/architecture.md has its table.
-// It does not listen and does not log anybody in: whoever serves it wraps it
-// (RequireToken for TCP, PeerCredentials for the unix socket).
+// It does not listen and does not ask who calls: whoever serves it puts that in
+// front.
 package api
 
 import (
@@ -91,7 +91,7 @@ type Deps struct {
 	SSH func(ctx context.Context, n dsas.Node) (dsas.SSHInfo, error)
 	// Status is what the server says of itself; Nodes and Subnets are filled in here.
 	Status func(ctx context.Context) (dsas.ServerStatus, error)
-	// Who names the caller for events; default: as WithWho said.
+	// Who names a request's caller for events; default: "operator".
 	Who func(ctx context.Context) string
 	// Done is closed when the server stops, and ends the event streams, which
 	// http.Server.Shutdown would wait for.
@@ -113,7 +113,7 @@ type api struct {
 // New makes the handler; it serves everything below Prefix.
 func New(d Deps) http.Handler {
 	if d.Who == nil {
-		d.Who = Who
+		d.Who = func(context.Context) string { return "operator" }
 	}
 	if d.KeepAlive <= 0 {
 		d.KeepAlive = 15 * time.Second

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -20,6 +19,7 @@ import (
 
 	"dsas"
 	"dsas/server/api"
+	"dsas/server/auth"
 	"dsas/server/store"
 )
 
@@ -577,7 +577,8 @@ func TestTokens(t *testing.T) {
 	if got := f.want(200, "GET", "/tokens", "", nil); strings.Contains(got, made.Secret) || !strings.Contains(got, "laptop") {
 		t.Errorf("tokens = %s", got)
 	}
-	guarded := httptest.NewServer(api.RequireToken(f.store, api.New(f.deps)))
+	f.deps.Who = auth.Who
+	guarded := httptest.NewServer(auth.New(f.store, f.deps.Log).Require(api.New(f.deps)))
 	defer guarded.Close()
 	status := func(secret string) int {
 		req, _ := http.NewRequestWithContext(t.Context(), "POST", guarded.URL+api.Prefix+"/sites", bytes.NewBufferString(`{"name":"a","address":"10.77.0.80"}`))
@@ -620,29 +621,5 @@ func TestCrossOrigin(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusForbidden {
 		t.Errorf("status = %d; want 403", resp.StatusCode)
-	}
-}
-
-// The socket's caller is whom the kernel says it is.
-func TestPeerCredentials(t *testing.T) {
-	f := newFixture(t)
-	path := filepath.Join(shortDir(t), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Handler: api.New(f.deps), ConnContext: api.PeerCredentials}
-	go srv.Serve(l)
-	defer srv.Close()
-	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}}
-	resp, err := c.Post("http://x"+api.Prefix+"/sites", "application/json", strings.NewReader(`{"name":"a","address":"10.77.0.80"}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if got, want := f.kinds("")[0], "site.changed: site a added, by "+currentUser(t); got != want {
-		t.Errorf("event = %q; want %q", got, want)
 	}
 }

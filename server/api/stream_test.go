@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"os/user"
 	"strings"
 	"testing"
 	"time"
@@ -14,26 +12,6 @@ import (
 	"dsas"
 	"dsas/server/api"
 )
-
-// shortDir is a folder whose path is short enough for a socket (unix(7): 108 bytes).
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "dsas")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
-
-func currentUser(t *testing.T) string {
-	t.Helper()
-	u, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return u.Username
-}
 
 // listener reads a stream line by line.
 type listener struct {
