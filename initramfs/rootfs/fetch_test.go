@@ -33,6 +33,7 @@ type ent struct {
 	major, minor     int64
 	pax              map[string]string
 	size             int64 // a body of this many zero bytes
+	cut              bool  // and the tar ends before it
 }
 
 func tarOf(t testing.TB, ents ...ent) []byte {
@@ -59,6 +60,9 @@ func tarOf(t testing.TB, ents ...ent) []byte {
 		}
 		if err := w.WriteHeader(h); err != nil {
 			t.Fatalf("tar header %q: %v", e.name, err)
+		}
+		if e.cut {
+			return b.Bytes()
 		}
 		if _, err := io.CopyN(w, io.MultiReader(strings.NewReader(e.body), zeroReader{}), h.Size); err != nil {
 			t.Fatalf("tar body %q: %v", e.name, err)

@@ -1,0 +1,243 @@
+package rootfs_test
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"dsas"
+	"dsas/initramfs/rootfs"
+)
+
+const (
+	benchFiles = 10_000
+	benchBytes = 660 << 20
+	// benchRounds of each way, in turn; the medians are compared.
+	benchRounds = 5
+)
+
+// BenchmarkUnpack compares Fetch with `zstd -dc | tar x`: the same ~660 MB
+// tree of 10,000 files, both from a file in memory into tmpfs, in turn. Fetch
+// checks both digests on the way, the other nothing. DSAS_BENCH_TREE names a
+// folder to use in place of the generated tree; DSAS_BENCH_JSON a file to which
+// a line of JSON is appended.
+func BenchmarkUnpack(b *testing.B) {
+	for _, tool := range []string{"zstd", "tar"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("DSAS_CI") != "" {
+				b.Fatal(err)
+			}
+			b.Skip(err)
+		}
+	}
+	work := dest(b)
+	packed, part, files := benchPart(b, work)
+
+	var ours, theirs []float64
+	for range benchRounds {
+		theirs = append(theirs, timed(b, work, func(into string) error {
+			return exec.Command("/bin/sh", "-c", `zstd -dc "$0" | tar x -C "$1"`, packed, into).Run()
+		}))
+		ours = append(ours, timed(b, work, func(into string) error {
+			_, err := rootfs.Fetch(context.Background(), rootfs.Options{
+				Client:  &http.Client{Transport: fromFile(packed)},
+				BaseURL: "http://file", Dest: into,
+				Manifest: dsas.Manifest{Role: "bench", Parts: []dsas.Part{part}},
+			})
+			return err
+		}))
+	}
+	our, their := median(ours), median(theirs)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(our, "s/fetch")
+	b.ReportMetric(their, "s/zstd-tar")
+	b.ReportMetric(our/their, "ratio")
+	b.Logf("unpack %d MiB in %d files: ours %.2f s, zstd -dc | tar x %.2f s: %.2f times it (aim 0.60); rounds %.2f and %.2f",
+		part.Unpacked>>20, files, our, their, our/their, ours, theirs)
+	if name := os.Getenv("DSAS_BENCH_JSON"); name != "" {
+		line, _ := json.Marshal(map[string]any{"name": "unpack", "unit": "s", "value": our, "zstdTar": their, "ratio": our / their,
+			"aimRatio": 0.6, "bytes": part.Unpacked, "compressed": part.Size, "files": files})
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+		if err == nil {
+			_, err = f.Write(append(line, '\n'))
+			f.Close()
+		}
+		if err != nil {
+			b.Errorf("write figures: %v", err)
+		}
+	}
+}
+
+func timed(b *testing.B, work string, do func(into string) error) float64 {
+	into, err := os.MkdirTemp(work, "tree-")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer os.RemoveAll(into)
+	begin := time.Now()
+	if err := do(into); err != nil {
+		b.Fatal(err)
+	}
+	return time.Since(begin).Seconds()
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// fromFile answers every request with a file: the network is not measured.
+type fromFile string
+
+func (f fromFile) RoundTrip(r *http.Request) (*http.Response, error) {
+	file, err := os.Open(string(f))
+	if err != nil {
+		return nil, err
+	}
+	st, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: http.StatusOK, Status: "200 OK", Body: file, ContentLength: st.Size(), Request: r, Header: http.Header{}}, nil
+}
+
+// benchPart packs the tree with the real zstd, level 3, as image builds do.
+func benchPart(b *testing.B, work string) (packed string, part dsas.Part, files int) {
+	packed = filepath.Join(work, "part.tar.zst")
+	cmd := exec.Command("zstd", "-q", "-3", "-T2", "-o", packed)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	inside := sha256.New()
+	buffered := bufio.NewWriterSize(io.MultiWriter(in, inside), 1<<20)
+	w := tar.NewWriter(buffered)
+	var size int64
+	if tree := os.Getenv("DSAS_BENCH_TREE"); tree != "" {
+		files, size, err = tarTree(w, tree)
+	} else {
+		files, size, err = tarGenerated(w)
+	}
+	for _, e := range []error{err, w.Close(), buffered.Flush(), in.Close(), cmd.Wait()} {
+		if e != nil {
+			b.Fatal(e)
+		}
+	}
+	f, err := os.Open(packed)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	travelled := sha256.New()
+	n, err := io.Copy(travelled, f)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return packed, dsas.Part{Digest: sum(travelled), DiffID: sum(inside), Size: n, Unpacked: size, MediaType: dsas.MediaTarZstd, Title: "bench"}, files
+}
+
+func sum(h hash.Hash) dsas.Digest { return dsas.Digest("sha256:" + hex.EncodeToString(h.Sum(nil))) }
+
+// tarGenerated writes a tree that is to zstd about what a Debian root is: a
+// third of its size, few large files and many small ones.
+func tarGenerated(w *tar.Writer) (files int, size int64, err error) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	src := rand.NewChaCha8([32]byte{7})
+	words := make([][]byte, 20_000)
+	for i := range words {
+		words[i] = make([]byte, 6+rnd.IntN(40))
+		src.Read(words[i])
+	}
+	zipf := rand.NewZipf(rnd, 1.05, 4, uint64(len(words)-1))
+	text := make([]byte, 0, 16<<20)
+	for len(text) < 12<<20 {
+		text = append(text, words[zipf.Uint64()]...)
+	}
+	const mean = benchBytes / benchFiles
+	for files < benchFiles {
+		if files%40 == 0 {
+			if err := w.WriteHeader(&tar.Header{Name: fmt.Sprintf("usr/lib/d%03d/", files/40), Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
+				return files, size, err
+			}
+		}
+		n := int64(mean / 8)
+		switch { // 2 % hold most of the bytes
+		case files%50 == 0:
+			n = mean * 35
+		case files%3 == 0:
+			n = mean / 2
+		}
+		n += rnd.Int64N(n)
+		n = n * 79 / 100
+		h := &tar.Header{Name: fmt.Sprintf("usr/lib/d%03d/f%05d", files/40, files), Typeflag: tar.TypeReg, Mode: 0o644, Size: n, ModTime: time.Unix(1_700_000_000, 0)}
+		if err := w.WriteHeader(h); err != nil {
+			return files, size, err
+		}
+		for left := n; left > 0; {
+			at := rnd.IntN(len(text) - 64<<10)
+			m, err := w.Write(text[at : at+int(min(left, 8<<10+rnd.Int64N(32<<10)))])
+			if err != nil {
+				return files, size, err
+			}
+			left -= int64(m)
+		}
+		files++
+		size += (n + 4095) / 4096 * 4096
+	}
+	return files, size, nil
+}
+
+// tarTree writes a real one.
+func tarTree(w *tar.Writer, top string) (files int, size int64, err error) {
+	err = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		link := ""
+		if info.Mode()&fs.ModeSymlink != 0 {
+			if link, err = os.Readlink(path); err != nil {
+				return err
+			}
+		}
+		h, err := tar.FileInfoHeader(info, link)
+		if err != nil || h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock {
+			return err
+		}
+		h.Name = "." + strings.TrimPrefix(path, strings.TrimSuffix(top, "/"))
+		if err := w.WriteHeader(h); err != nil || h.Typeflag != tar.TypeReg {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		n, err := io.Copy(w, f)
+		files, size = files+1, size+(n+4095)/4096*4096
+		return err
+	})
+	return files, size, err
+}
