@@ -178,7 +178,6 @@ func TestTexts(t *testing.T) {
 		{"wait.ipxe", StepScript, Request{Node: noRole, Boot: set}, 0},
 		{"discover.ipxe", StepScript, Request{Discovery: true, Boot: set, Image: image}, 0},
 		{"boot.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: &withFirmware, Image: image}, 0},
-		{"retry.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: set, Image: image}, 2},
 		{"wait.pxelinux", StepTFTPConfig, Request{Node: noRole}, 3},
 	} {
 		tt.r.Step, tt.r.MAC, tt.r.Server = tt.step, mac, server

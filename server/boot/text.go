@@ -1,7 +1,6 @@
 package boot
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -166,47 +165,59 @@ func (p *Plan) IPXEScript(q Params) string {
 	return b.String()
 }
 
-// RetryPrefix begins the names below pxelinux.cfg/ of the configurations that
-// PXELINUX asks for after a failure: the attempt's number follows.
-const RetryPrefix = "retry-"
+// Names below pxelinux.cfg/ that our configurations send PXELINUX to after a
+// failure; the attempt's number follows. PXELINUX keeps no state of its own.
+const (
+	WaitPrefix  = "wait-"  // PXELINUXWait(attempt)
+	AgainPrefix = "again-" // PXELINUXConfig(attempt)
+)
 
 // PXELINUXConfig writes the plan as a PXELINUX configuration. attempt is 0 for
-// the first one of a boot and counts the retries: PXELINUX keeps no state, so
-// the number is in the name of the configuration it asks for next.
+// the first one of a boot and counts the retries.
 func (p *Plan) PXELINUXConfig(q Params, attempt int) string {
+	args, why := p.bootable(q)
+	if why != "" {
+		return pxelinuxWait(p.MAC, why, attempt)
+	}
 	var b strings.Builder
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
-	attempt = max(attempt, 0)
-	wait := 1 << min(attempt, 6) // seconds
-	args, why := p.bootable(q)
-	line("SAY dsas: %s: %s", p.MAC, say(cmp.Or(why, p.Reason)))
-	if attempt > 0 || why != "" {
-		// The prompt is what waits; a key pressed there shortens the wait.
-		if attempt > 0 && why == "" {
-			line("SAY dsas: %s: kernel or initramfs could not be loaded", p.MAC)
-		}
-		line("SAY dsas: %s: trying again in %d s", p.MAC, wait)
-		line("PROMPT 1")
-		line("TIMEOUT %d", 10*wait) // tenths of a second
-	} else {
-		line("PROMPT 0")
+	var urls []string
+	for _, i := range p.Initrds {
+		urls = append(urls, i.URL)
 	}
+	line("SAY dsas: %s: %s", p.MAC, say(p.Reason))
+	line("PROMPT 0")
+	line("DEFAULT dsas")
 	line("ONERROR retry")
-	if why == "" {
-		var urls []string
-		for _, i := range p.Initrds {
-			urls = append(urls, i.URL)
-		}
-		line("DEFAULT dsas")
-		line("LABEL dsas")
-		line("  KERNEL %s", p.Kernel)
-		line("  INITRD %s", strings.Join(urls, ","))
-		line("  APPEND %s", args)
-	} else {
-		line("DEFAULT retry")
-	}
+	line("LABEL dsas")
+	line("  KERNEL %s", p.Kernel)
+	line("  INITRD %s", strings.Join(urls, ","))
+	line("  APPEND %s", args)
 	line("LABEL retry")
 	// Below the folder that PXELINUX came from.
-	line("  CONFIG pxelinux.cfg/%s%d", RetryPrefix, min(attempt+1, 99))
+	line("  CONFIG pxelinux.cfg/%s%d", WaitPrefix, max(attempt, 0))
+	return b.String()
+}
+
+// PXELINUXWait writes the configuration that waits (1 s, doubling to 64 s) and
+// then asks for the next one. It is one of its own because PXELINUX gives
+// what was typed at a prompt to the command of ONERROR, as a folder to change
+// to: so what waits at a prompt must not fail, and what may fail has none.
+func PXELINUXWait(mac dsas.MAC, attempt int) string {
+	return pxelinuxWait(mac, "kernel or initramfs could not be loaded", attempt)
+}
+
+func pxelinuxWait(mac dsas.MAC, why string, attempt int) string {
+	attempt = max(attempt, 0)
+	wait := 1 << min(attempt, 6) // seconds
+	var b strings.Builder
+	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+	line("SAY dsas: %s: %s", mac, say(why))
+	line("SAY dsas: %s: trying again in %d s", mac, wait)
+	line("PROMPT 1")
+	line("TIMEOUT %d", 10*wait) // tenths of a second
+	line("DEFAULT again")
+	line("LABEL again")
+	line("  CONFIG pxelinux.cfg/%s%d", AgainPrefix, min(attempt+1, 99))
 	return b.String()
 }

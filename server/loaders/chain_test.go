@@ -326,9 +326,9 @@ func TestPXELINUX(t *testing.T) {
 	file, args := serial(t)
 	r.qemu(args...)
 	r.expect("event dhcp.ack 10.99.0.10, boot file nbp/52-54-00-99-00-01/lpxelinux.0", "tftp lpxelinux.0", "tftp ldlinux.c32", "tftp pxelinux.cfg/01-52-54-00-99-00-01",
-		"http blob", "http blob missing", "tftp pxelinux.cfg/retry-1", "http blob missing")
+		"http blob", "http blob missing", "tftp pxelinux.cfg/wait-0", "tftp pxelinux.cfg/again-1", "http blob missing", "tftp pxelinux.cfg/wait-1")
 	r.store.Publish(good, "web")
-	r.expect("tftp pxelinux.cfg/retry", "http blob", "http blob")
+	r.expect("tftp pxelinux.cfg/again-2", "http blob", "http blob")
 	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web.", "trying again in", "dsas.server=http://10.99.0.1:8080: ")
 }
 

@@ -192,9 +192,13 @@ func (s *Server) read(ctx context.Context, g *gate, name string, rf io.ReaderFro
 // open finds a file of ParsePath's.
 func (s *Server) open(ctx context.Context, mac dsas.MAC, file string) (io.ReadCloser, int64, error) {
 	if cfg, ok := strings.CutPrefix(file, configDir); ok {
-		attempt, ok := configAttempt(mac, cfg)
+		attempt, wait, ok := configAttempt(mac, cfg)
 		if !ok || s.PXELINUXConfig == nil {
 			return nil, 0, dsas.ErrNotFound
+		}
+		if wait {
+			text := boot.PXELINUXWait(mac, attempt)
+			return io.NopCloser(strings.NewReader(text)), int64(len(text)), nil
 		}
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
@@ -250,15 +254,18 @@ func ParsePath(name string) (mac dsas.MAC, file string, err error) {
 // configAttempt tells whether PXELINUX is answered for the name it asks for
 // below pxelinux.cfg/. It asks for the box's UUID, then 01-MAC, then its
 // address in hex, shortened digit by digit, then "default".
-func configAttempt(mac dsas.MAC, name string) (attempt int, ok bool) {
+func configAttempt(mac dsas.MAC, name string) (attempt int, wait, ok bool) {
 	if name == "01-"+mac.Dashed() || name == "default" {
-		return 0, true
+		return 0, false, true
 	}
-	if n, isRetry := strings.CutPrefix(name, boot.RetryPrefix); isRetry {
-		attempt, err := strconv.Atoi(n)
-		return attempt, err == nil && attempt > 0 && attempt < 1000
+	n, wait := strings.CutPrefix(name, boot.WaitPrefix)
+	if !wait {
+		if n, ok = strings.CutPrefix(name, boot.AgainPrefix); !ok {
+			return 0, false, false
+		}
 	}
-	return 0, false
+	attempt, err := strconv.Atoi(n)
+	return attempt, wait, err == nil && attempt >= 0 && attempt < 100
 }
 
 func clip(s string) string { return s[:min(len(s), 120)] }
