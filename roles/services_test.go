@@ -40,6 +40,7 @@ func TestServicesRun(t *testing.T) {
 	t.Run("nginx", func(t *testing.T) { testNginx(t, boxOf) })
 	t.Run("sshd", func(t *testing.T) { testSSHD(t, boxOf) })
 	t.Run("keepalived", func(t *testing.T) { testKeepalived(t, boxOf) })
+	t.Run("vrrp", func(t *testing.T) { testVRRP(t, boxOf) })
 	t.Run("mariadb", func(t *testing.T) { testMariaDB(t, boxOf) })
 	t.Run("report", func(t *testing.T) { testReport(t, boxOf) })
 }
@@ -91,13 +92,19 @@ func testNginx(t *testing.T, boxOf boxMaker) {
 // waitLog waits for text in the service's log.
 func waitLog(t *testing.T, s *service, text string) {
 	t.Helper()
+	waitLogN(t, s, text, 1)
+}
+
+// waitLogN waits until text is in the service's log n times.
+func waitLogN(t *testing.T, s *service, text string, n int) {
+	t.Helper()
 	for range 600 {
-		if strings.Contains(s.log.String(), text) {
+		if strings.Count(s.log.String(), text) >= n {
 			return
 		}
 		s.until("sleep 0.1", "")
 	}
-	t.Fatalf("no %q in the log:\n%s", text, s.log)
+	t.Fatalf("not %d times %q in the log:\n%s", n, text, s.log)
 }
 
 func testSSHD(t *testing.T, boxOf boxMaker) {
