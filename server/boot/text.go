@@ -187,9 +187,13 @@ func (p *Plan) PXELINUXConfig(q Params, attempt int) string {
 	}
 	line("SAY dsas: %s: %s", p.MAC, say(p.Reason))
 	line("PROMPT 0")
-	line("DEFAULT dsas")
+	// PXELINUX gives the name of what failed to the command of ONERROR, and
+	// CONFIG takes it for the folder to go on in. So the name is the folder:
+	// "::" makes it a path from the TFTP server's root.
+	dir := "::" + TFTPPath(p.MAC, "")
+	line("DEFAULT %s", dir)
 	line("ONERROR retry")
-	line("LABEL dsas")
+	line("LABEL %s", dir)
 	line("  KERNEL %s", p.Kernel)
 	line("  INITRD %s", strings.Join(urls, ","))
 	line("  APPEND %s", args)
@@ -200,9 +204,8 @@ func (p *Plan) PXELINUXConfig(q Params, attempt int) string {
 }
 
 // PXELINUXWait writes the configuration that waits (1 s, doubling to 64 s) and
-// then asks for the next one. It is one of its own because PXELINUX gives
-// what was typed at a prompt to the command of ONERROR, as a folder to change
-// to: so what waits at a prompt must not fail, and what may fail has none.
+// then asks for the next one: what waits at PXELINUX's prompt boots nothing by
+// itself, so that a new boot begins only after the wait.
 func PXELINUXWait(mac dsas.MAC, attempt int) string {
 	return pxelinuxWait(mac, "kernel or initramfs could not be loaded", attempt)
 }
