@@ -41,9 +41,9 @@ func (*completionCmd) Run(_ context.Context, a *app) error {
 		}
 		nodes := ""
 		if takesNodes {
-			nodes = " $(dsas node ls --names 2>/dev/null)"
+			nodes = " nodes=1"
 		}
-		fmt.Fprintf(&cases, "    %q) words=\"%s%s\" ;;\n", path, strings.Join(words, " "), nodes)
+		fmt.Fprintf(&cases, "    %q) words=\"%s\"%s ;;\n", path, strings.Join(words, " "), nodes)
 	}
 	walk("", a.model.Node)
 	a.printf(completionScript, cases.String())
@@ -54,16 +54,18 @@ func (*completionCmd) Run(_ context.Context, a *app) error {
 // longest path that is a command's decides what may follow.
 const completionScript = `# bash completion for dsas
 _dsas() {
-  local cur="${COMP_WORDS[COMP_CWORD]}" path="" best="" w words=""
+  local cur="${COMP_WORDS[COMP_CWORD]}" path="" best="" w words nodes
   for w in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
     case "$w" in -*) continue ;; esac
     path="${path:+$path }$w"
     _dsas_words "$path" && best="$path"
   done
   _dsas_words "$best"
+  [ -n "$nodes" ] && words+=" $(dsas node ls --names 2>/dev/null)"
   COMPREPLY=($(compgen -W "$words" -- "$cur"))
 }
 _dsas_words() {
+  nodes=""
   case "$1" in
 %s    *) return 1 ;;
   esac

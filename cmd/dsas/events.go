@@ -111,8 +111,8 @@ func (cmd *eventsCmd) print(a *app, e dsas.Event) error {
 		who = e.MAC.String()
 	}
 	var facts []string
-	if e.Message != "" {
-		facts = append(facts, e.Message)
+	if m := messageOf(e); m != "" {
+		facts = append(facts, m)
 	}
 	if e.Duration > 0 {
 		facts = append(facts, "in "+short(e.Duration))
@@ -124,7 +124,7 @@ func (cmd *eventsCmd) print(a *app, e dsas.Event) error {
 	// Fixed widths: lines come one by one, and columns should stand still.
 	t.cells(cell{e.Time.Local().Format(time.DateTime), dim}, cell{text: fmt.Sprintf("%-8s", or(who))},
 		cell{fmt.Sprintf("%-15s", what.text), what.style}, cell{text: strings.Join(facts, ", ")})
-	if cmd.Detail && e.Detail != "" {
+	if cmd.Detail && e.Detail != "" && e.Kind != dsas.KindPower {
 		for line := range strings.SplitSeq(strings.TrimRight(e.Detail, "\n"), "\n") {
 			t.cells(cell{"    " + line, dim})
 		}

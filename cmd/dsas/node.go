@@ -90,7 +90,16 @@ func lastEvent(s dsas.NodeStatus) string {
 	if s.LastEvent == nil {
 		return "-"
 	}
-	return strings.TrimSpace(string(s.LastEvent.Kind) + " " + s.LastEvent.Message)
+	return strings.TrimSpace(string(s.LastEvent.Kind) + " " + messageOf(*s.LastEvent))
+}
+
+// messageOf is an event's message; a power command's says nothing but the
+// action, and who gave it stands beside.
+func messageOf(e dsas.Event) string {
+	if e.Kind == dsas.KindPower && e.Detail != "" {
+		return e.Message + ", " + e.Detail
+	}
+	return e.Message
 }
 
 type nodeShowCmd struct {
@@ -264,8 +273,8 @@ func (a *app) timeline(events []dsas.Event) error {
 			bytes = size(e.Bytes)
 		}
 		t.cells(cell{"+" + short(e.Time.Sub(events[0].Time)), dim}, cell{string(e.Kind), kindStyle(e.Kind)},
-			cell{text: took}, cell{text: bytes}, cell{text: e.Message})
-		if e.Detail == "" {
+			cell{text: took}, cell{text: bytes}, cell{text: messageOf(e)})
+		if e.Detail == "" || e.Kind == dsas.KindPower {
 			continue
 		}
 		lines := strings.Split(strings.TrimRight(e.Detail, "\n"), "\n")
