@@ -40,10 +40,16 @@ func readRole(dir fs.FS) (dsas.Role, error) {
 
 // Parse reads the text of a role.yaml. An unknown key, a key given twice and a
 // value of the wrong kind are errors that name the line.
-func Parse(text []byte) (dsas.Role, error) {
-	var role dsas.Role
+func Parse(text []byte) (role dsas.Role, err error) {
+	// The library panics on some malformed documents (found by fuzzing, e.g. a
+	// tag in the place of a list); a user's typing error must not end the server.
+	defer func() {
+		if r := recover(); r != nil {
+			role, err = dsas.Role{}, fmt.Errorf("cannot be parsed (%v); write plain YAML, without tags: %w", r, dsas.ErrInvalid)
+		}
+	}()
 	dec := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
-	err := dec.Decode(&role)
+	err = dec.Decode(&role)
 	if errors.Is(err, io.EOF) {
 		return role, fmt.Errorf("is empty: write at least a name and a description: %w", dsas.ErrInvalid)
 	}
