@@ -1,0 +1,34 @@
+package imagebuild
+
+// What the initramfs holds: what a node needs to reach its server and its
+// disks, whatever box it is.
+
+// initramfsFolders are taken whole (below /lib/modules/RELEASE/kernel).
+var initramfsFolders = []string{
+	"drivers/net/ethernet/", "drivers/net/phy/", "drivers/net/bonding/",
+}
+
+var initramfsModules = []string{
+	// Network, beside the folders: virtual machines' NICs, adapters on USB as
+	// they are met in servers (also a BMC's own), VLANs.
+	"virtio_net", "vmxnet3", "hv_netvsc", "xen_netfront",
+	"r8152", "ax88179_178a", "asix", "aqc111", "cdc_ether", "cdc_ncm", "cdc_eem", "rndis_host", "lan78xx", "smsc95xx", "smsc75xx",
+	"8021q", "af_packet", "bonding", "dummy",
+	// USB, for those and for the rescue shell's keyboard.
+	"xhci_pci", "ehci_pci", "ohci_pci", "uhci_hcd", "usbhid", "hid_generic", "usb_storage", "uas",
+	// Virtual machines.
+	"virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "virtio_rng", "virtio_balloon", "virtio_console",
+	"hv_vmbus", "hv_storvsc", "hv_utils", "xen_blkfront", "vmw_pvscsi", "vmw_balloon",
+	"qemu_fw_cfg", "pvpanic_pci",
+	// Disks and their controllers.
+	"ahci", "ata_piix", "ata_generic", "nvme", "sd_mod", "sr_mod", "sg",
+	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "aacraid", "mptsas", "mptspi", "mpi3mr", "pm80xx", "vmd",
+	"raid0", "raid1", "raid10", "raid456", "linear", "md_mod", "dm_mod", "dm_mirror", "dm_snapshot", "dm_crypt", "dm_raid", "dm_thin_pool", "loop",
+	// File systems and what they ask the kernel for by name. xfs (0.9 MiB) and
+	// btrfs are in the images, whose modules a node has when it mounts disks.
+	"overlay", "ext4", "vfat", "isofs", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8",
+	"crc32c_generic", "crc32c_intel", "crct10dif_generic", "crct10dif_pclmul", "crc64_rocksoft", "efivarfs",
+	// Watchdogs, BMC, power button, entropy.
+	"iTCO_wdt", "i6300esb", "sp5100_tco", "wdat_wdt", "hpwdt", "softdog", "ipmi_si", "ipmi_devintf", "ipmi_watchdog", "button",
+	"intel_rng", "amd_rng", "tpm_tis", "tpm_crb",
+}
