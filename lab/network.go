@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 
@@ -19,16 +21,55 @@ const coreName = "core"
 
 func switchName(sw int) string { return fmt.Sprintf("sw%d", sw) }
 
-// buildNetwork makes, inside the namespace:
+// rackName names the second namespace of a lab: that of the switches and the
+// nodes.
+func rackName(lab string) string { return lab + "-sw" }
+
+// buildNetwork makes
 //
-//	core (server's address) ── core0 ═ up0 ── sw0 ── taps of port 0
-//	                        └─ core1 ═ up1 ── sw1 ── taps of port 1
+//	namespace NAME                        namespace NAME-sw
+//	core (server's address) ── core0 ════ up0 ── sw0 ── taps of port 0
+//	                        └─ core1 ════ up1 ── sw1 ── taps of port 1
+//
+// The switches have a namespace of their own, with no address in it: a bridge
+// is an interface too, and beside the server's address it would answer ARP for
+// it (arp_ignore is 0, and an address belongs to the machine), and take the
+// server's packets itself.
 //
 // The switches meet only at core, so there is no loop and no need of STP,
 // which on Linux bridges is off by default; without it a port forwards at once
 // whatever the forward delay is (br_make_forwarding in the kernel).
-func buildNetwork(namespace string, addr netip.Prefix) error {
-	return netns.Do(namespace, func() error {
+func buildNetwork(lab string, addr netip.Prefix) error {
+	rack := rackName(lab)
+	err := netns.Do(rack, func() error {
+		// Before any interface: a switch says nothing by itself.
+		if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0o644); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("no IPv6 on switches: %w", err)
+		}
+		for sw := range Switches {
+			br, err := addBridge(switchName(sw))
+			if err != nil {
+				return err
+			}
+			attrs := netlink.NewLinkAttrs()
+			attrs.Name = fmt.Sprintf("up%d", sw)
+			veth := &netlink.Veth{LinkAttrs: attrs, PeerName: peerName(sw)}
+			if err := netlink.LinkAdd(veth); err != nil {
+				return fmt.Errorf("add link %s: %w", attrs.Name, err)
+			}
+			if err := plug(veth.Name, br); err != nil {
+				return err
+			}
+			if err := moveTo(lab, veth.PeerName); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return netns.Do(lab, func() error {
 		core, err := addBridge(coreName)
 		if err != nil {
 			return err
@@ -41,25 +82,32 @@ func buildNetwork(namespace string, addr netip.Prefix) error {
 			return fmt.Errorf("address %s on %s: %w", addr, coreName, err)
 		}
 		for sw := range Switches {
-			br, err := addBridge(switchName(sw))
-			if err != nil {
-				return err
-			}
-			attrs := netlink.NewLinkAttrs()
-			attrs.Name = fmt.Sprintf("up%d", sw)
-			veth := &netlink.Veth{LinkAttrs: attrs, PeerName: fmt.Sprintf("core%d", sw)}
-			if err := netlink.LinkAdd(veth); err != nil {
-				return fmt.Errorf("add link %s: %w", attrs.Name, err)
-			}
-			if err := plug(veth.Name, br); err != nil {
-				return err
-			}
-			if err := plug(veth.PeerName, core); err != nil {
+			if err := plug(peerName(sw), core); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// peerName is the core's port for a switch.
+func peerName(sw int) string { return fmt.Sprintf("core%d", sw) }
+
+// moveTo moves a link of the namespace the thread is in to another one.
+func moveTo(namespace, link string) error {
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		return fmt.Errorf("link %s: %w", link, err)
+	}
+	f, err := os.Open(filepath.Join("/run/netns", namespace))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := netlink.LinkSetNsFd(l, int(f.Fd())); err != nil {
+		return fmt.Errorf("move %s to network namespace %s: %w", link, namespace, err)
+	}
+	return nil
 }
 
 func addBridge(name string) (netlink.Link, error) {

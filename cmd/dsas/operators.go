@@ -2,35 +2,82 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
 
 	"dsas"
+	"dsas/client"
 	"dsas/server"
 	"dsas/server/api"
+	"dsas/server/auth"
+	"dsas/web"
 )
 
 // operators wires the operators' way in: the unix socket and, for browsers and
 // programs elsewhere, the TCP listener. None of it is on the boot network
 // unless the operator binds it there.
 func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
-	handler := api.New(api.Deps{
+	keeper := auth.New(d.store, d.log.With("part", "auth"))
+	apiHandler := api.New(api.Deps{
 		Store: d.store, Power: d.power, Roles: d, Images: d.blobs, Tokens: d.store, Subnets: d.subnets,
-		Explain: d.explain, SSH: d.sshInfo, Status: d.status, Done: ctx.Done(), Log: d.log.With("part", "api"),
+		Explain: d.explain, SSH: d.sshInfo, Status: d.status, Done: ctx.Done(), Who: auth.Who, Log: d.log.With("part", "api"),
 	})
+	pages, err := web.New(web.Deps{
+		// The pages use the API as any client does, without a socket between.
+		API: client.InProcess(apiHandler), Subscribe: d.store.Subscribe, Done: ctx.Done(), Log: d.log.With("part", "web"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	gate := web.Gate(keeper, d.log.With("part", "web"))
+	mux := http.NewServeMux()
+	mux.Handle(api.Prefix+"/", keeper.Require(apiHandler))
+	mux.Handle("/static/", web.Static())
+	mux.Handle("/login", gate)
+	mux.Handle("/setup", gate)
+	mux.Handle("/logout", keeper.Require(gate))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("/", keeper.Require(pages))
+
 	sock, err := listenSocket(d.cfg.Socket)
 	if err != nil {
 		return nil, err
 	}
-	local := httpServer(handler, d.log)
-	local.ConnContext = api.PeerCredentials
+	tcp, base, err := d.listenOperators()
+	if err != nil {
+		return nil, err
+	}
+	link, err := keeper.SetupLink(ctx, base)
+	if err != nil {
+		return nil, err
+	}
+	if link != "" {
+		// On stdout and not in the log: it is a secret until it is used.
+		fmt.Fprintf(d.out, "page: open this link once to set the operators' password:\n  %s\n", link)
+	} else {
+		fmt.Fprintf(d.out, "page: %s/\n", base)
+	}
+	local, remote := httpServer(mux, d.log), httpServer(mux, d.log)
+	local.ConnContext = auth.ConnContext
 	return []server.Named{
 		{Name: "socket", Component: server.Func(func(ctx context.Context) error { return serveHTTP(ctx, local, sock) })},
+		{Name: "operators", Component: server.Func(func(ctx context.Context) error { return serveHTTP(ctx, remote, tcp) })},
 	}, nil
 }
 
@@ -72,4 +119,74 @@ func listenSocket(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
 	return l, nil
+}
+
+// listenOperators opens the TCP listener: plain HTTP on loopback, else TLS.
+func (d *daemon) listenOperators() (net.Listener, string, error) {
+	l, err := net.Listen("tcp", d.cfg.Listen)
+	if err != nil {
+		return nil, "", fmt.Errorf("operators' listener: %w; another address with --listen", err)
+	}
+	if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil && ap.Addr().Unmap().IsLoopback() {
+		return l, "http://" + l.Addr().String(), nil
+	}
+	cert, err := d.certificate()
+	if err != nil {
+		l.Close()
+		return nil, "", err
+	}
+	sum := sha256.Sum256(cert.Certificate[0])
+	d.log.Info("operators' listener", "address", l.Addr().String(), "certificate_sha256", hex.EncodeToString(sum[:]))
+	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	return tls.NewListener(l, conf), "https://" + l.Addr().String(), nil
+}
+
+// certificate is tls.crt and tls.key of the state folder: the operator's own,
+// or one made here once, which clients know by its fingerprint.
+func (d *daemon) certificate() (tls.Certificate, error) {
+	crt, key := d.cfg.path("tls.crt"), d.cfg.path("tls.key")
+	cert, err := tls.LoadX509KeyPair(crt, key)
+	if err == nil || !errors.Is(err, os.ErrNotExist) {
+		if err != nil {
+			err = fmt.Errorf("certificate: %w", err)
+		}
+		return cert, err
+	}
+	if err := makeCertificate(crt, key, time.Now()); err != nil {
+		return cert, fmt.Errorf("make certificate: %w", err)
+	}
+	return tls.LoadX509KeyPair(crt, key)
+}
+
+func makeCertificate(crtPath, keyPath string, now time.Time) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "dsas on " + host}, DNSNames: []string{host},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(10, 0, 0),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(crtPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }

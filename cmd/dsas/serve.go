@@ -28,6 +28,7 @@ import (
 	"dsas/server/loaders"
 	"dsas/server/netns"
 	"dsas/server/power"
+	"dsas/server/ra"
 	"dsas/server/store"
 	"dsas/server/tftp"
 )
@@ -52,6 +53,7 @@ type daemon struct {
 // bootSockets are opened in the boot namespace before anything is dropped.
 type bootSockets struct {
 	dhcp, tftp []net.PacketConn
+	ra         []*ra.Conn
 	http       []net.Listener
 }
 
@@ -163,6 +165,12 @@ func (d *daemon) listenBoot() (err error) {
 			return err
 		}
 		d.socks.tftp = append(d.socks.tftp, t)
+		if r, err := ra.Listen(name); err != nil {
+			// No IPv6 on the interface: then nobody solicits there either.
+			d.log.Warn("router solicitations are not answered", "err", err)
+		} else if !d.cfg.NoRouterAdvertisement {
+			d.socks.ra = append(d.socks.ra, r)
+		}
 	}
 	for _, s := range d.subnets {
 		l, err := net.Listen("tcp4", netip.AddrPortFrom(s.Server, uint16(d.cfg.HTTPPort)).String())
@@ -194,6 +202,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	list := []server.Named{
 		{Name: "dhcp", Component: dhcpd},
 		{Name: "tftp", Component: tftpd},
+		{Name: "ra", Component: &ra.Server{Log: d.log.With("part", "ra"), Conns: d.socks.ra}},
 		{Name: "changes", Component: server.Func(func(ctx context.Context) error {
 			defer cancelEvents()
 			return d.render.Run(ctx, events)

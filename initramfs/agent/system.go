@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountBasics gives the init what every program takes for granted. A mount
-// that is there already is no error: the second stage finds all of them.
+// mountBasics gives the init what every program takes for granted. What is
+// mounted already stays: the second stage finds all of it, and a new tmpfs over
+// /run would hide the state that it needs.
 func mountBasics() error {
 	for _, m := range []struct {
 		fs, dir, data string
@@ -27,6 +28,9 @@ func mountBasics() error {
 		if err := os.MkdirAll(m.dir, 0o755); err != nil {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
+		if isMount(m.dir) {
+			continue
+		}
 		if err := unix.Mount(m.fs, m.dir, m.fs, m.flags, m.data); err != nil && !errors.Is(err, unix.EBUSY) {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
@@ -37,6 +41,12 @@ func mountBasics() error {
 		}
 	}
 	return os.MkdirAll(runDir, 0o755)
+}
+
+// isMount tells whether dir is where a file system begins.
+func isMount(dir string) bool {
+	var here, above unix.Stat_t
+	return unix.Lstat(dir, &here) == nil && unix.Lstat(filepath.Dir(dir), &above) == nil && here.Dev != above.Dev
 }
 
 // runDir outlives switch_root: the init itself and its state are there.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -21,7 +22,13 @@ const blobTimeout = 15 * time.Minute
 // http.ServeContent answers Range, HEAD and If-None-Match, and sends from the
 // file by sendfile.
 func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
-	d, err := dsas.ParseDigest(chi.URLParam(r, "digest"))
+	// iPXE writes the colon as %3A, and chi routes on the escaped path.
+	text, err := url.PathUnescape(chi.URLParam(r, "digest"))
+	if err != nil {
+		s.fail(w, r, fmt.Errorf("digest: %w: %w", err, dsas.ErrInvalid))
+		return
+	}
+	d, err := dsas.ParseDigest(text)
 	if err != nil {
 		s.fail(w, r, err)
 		return
