@@ -35,6 +35,11 @@ type Options struct {
 	// Stall is how long a connection may give no byte before it is given up
 	// and another is made. Default 20 s.
 	Stall time.Duration
+	// SkipDiffID leaves the digest of the tar inside unchecked. The digest of the
+	// bytes that travelled fixes the tar as well, and is always checked: DiffID
+	// only finds an image that was published wrong. Hashing 660 MB takes 0.36 s
+	// of processor time, a third of all that Fetch needs.
+	SkipDiffID bool
 	// Sleep waits between two tries; a test replaces it. Nil: real time.
 	Sleep func(ctx context.Context, d time.Duration) error
 }
@@ -224,7 +229,8 @@ func (f *fetcher) part(ctx context.Context, i int, part dsas.Part) error {
 	dec := newPipeline(ctx)
 	defer dec.stop()
 	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, 8, 1<<20)
-	if part.DiffID != "" {
+	checkTar := part.DiffID != "" && !f.o.SkipDiffID
+	if checkTar {
 		chunks = dec.tap(chunks, inside)
 	}
 	tarStream := &limitedReader{r: dec.reader(chunks), left: f.u.begin(part)}
@@ -260,7 +266,7 @@ func (f *fetcher) part(ctx context.Context, i int, part dsas.Part) error {
 	if unpackErr != nil {
 		return &ContentError{Part: i, Title: part.Title, Err: unpackErr}
 	}
-	if part.DiffID != "" {
+	if checkTar {
 		if got := digestOf(inside); got != part.DiffID {
 			return &DigestError{Part: i, Title: part.Title, Want: part.DiffID, Got: got, Tar: true}
 		}
