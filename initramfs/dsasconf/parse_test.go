@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -324,4 +325,28 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("Parse(%q) = %v, %v; want %v", b.String(), again.Addresses, errs, c.Addresses)
 		}
 	})
+}
+
+// TestParseRendered reads what the server renders: the two must agree.
+func TestParseRendered(t *testing.T) {
+	files, err := filepath.Glob("../../roles/testdata/dsas.conf-*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("goldens of roles: %v, %v; want some", files, err)
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, errs := Parse(string(text))
+		if len(errs) > 0 {
+			t.Errorf("Parse(%s): errors %v; want none", f, errs)
+		}
+		if c.SystemName == "" || len(c.Addresses) == 0 {
+			t.Errorf("Parse(%s) = %+v; want a name and an address", f, c)
+		}
+		if bond := strings.Contains(string(text), "BONDING="); bond && (len(c.Bonds) != 1 || len(c.Bonds[0].Ports) == 0) {
+			t.Errorf("Parse(%s): bonds %v; want one with ports", f, c.Bonds)
+		}
+	}
 }

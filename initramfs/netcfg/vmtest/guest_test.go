@@ -236,7 +236,7 @@ func (g *inGuest) linkFails(miimon, arp string) error {
 	if err := wantOptions(map[string]string{"miimon": miimon, "arp_interval": arp}); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(g.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(g.ctx, 3*time.Minute)
 	defer cancel()
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -340,7 +340,7 @@ func (g *inGuest) arp() error {
 }
 
 func (g *inGuest) dhcp() error {
-	ctx, cancel := context.WithTimeout(g.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(g.ctx, 3*time.Minute)
 	defer cancel()
 	l, err := netcfg.AskDHCP(ctx, "bond0")
 	if err != nil {
@@ -354,7 +354,7 @@ func (g *inGuest) dhcp() error {
 
 // hotplug has a disk appear whose driver is not loaded yet.
 func (g *inGuest) hotplug() error {
-	ctx, cancel := context.WithTimeout(g.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(g.ctx, 3*time.Minute)
 	defer cancel()
 	plug := make(chan error, 1)
 	go func() { plug <- g.mods.Hotplug(ctx, "/sys") }()

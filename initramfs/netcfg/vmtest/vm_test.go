@@ -250,8 +250,9 @@ func TestGuest(t *testing.T) {
 			done = true
 		}
 	}
-	if !done || t.Failed() {
-		t.Errorf("the guest did not end well (done: %v); qemu: %s\nserial console:\n%s", done, stderr.String(), log.String())
+	t.Logf("serial console:\n%s", log.String())
+	if !done {
+		t.Errorf("the guest did not come to its end; qemu: %s", stderr.String())
 	}
 }
 
