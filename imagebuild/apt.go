@@ -25,6 +25,7 @@ type apt struct {
 	etc      string // /etc/apt
 	opt      *Options
 	conf     string // path of the configuration, for APT_CONFIG
+	reach    string // of the machine's configuration, how to reach the mirrors
 	netTried bool
 }
 
@@ -47,7 +48,8 @@ func openApt(ctx context.Context, opt *Options) (*apt, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the machine's apt configuration: %w", err)
 	}
-	for name, text := range map[string]string{"apt.conf": a.confText(dump), "sources.list.d/dsas.sources": a.sources} {
+	a.reach = reachText(dump)
+	for name, text := range map[string]string{"apt.conf": a.confText(), "sources.list.d/dsas.sources": a.sources} {
 		name = filepath.Join(a.dir, name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return nil, fmt.Errorf("apt folder: %w", err)
@@ -59,10 +61,10 @@ func openApt(ctx context.Context, opt *Options) (*apt, error) {
 	return a, nil
 }
 
-// confText keeps from the machine's configuration how to reach the mirrors
+// reachText keeps from the machine's configuration how to reach the mirrors
 // (proxies, certificates, checks) and none of its hooks: those would run in
 // the role's root, or empty our archives.
-func (a *apt) confText(dump string) string {
+func reachText(dump string) string {
 	var b strings.Builder
 	for line := range strings.Lines(dump) {
 		if !strings.HasPrefix(line, "Acquire::") || strings.HasPrefix(line, "Acquire::IndexTargets") || strings.HasPrefix(line, "Acquire::Languages") {
@@ -70,6 +72,12 @@ func (a *apt) confText(dump string) string {
 		}
 		b.WriteString(line)
 	}
+	return b.String()
+}
+
+func (a *apt) confText() string {
+	var b strings.Builder
+	b.WriteString(a.reach)
 	for k, v := range map[string]string{
 		"Dir::Etc::main": "/dev/null", "Dir::Etc::parts": a.dir + "/empty",
 		"Dir::Etc::sourcelist": "/dev/null", "Dir::Etc::sourceparts": a.dir + "/sources.list.d",

@@ -77,11 +77,10 @@ Signed-By:
 	}
 }
 
-func TestConfTextDropsHooks(t *testing.T) {
-	a := &apt{dir: "/cache/apt"}
-	got := a.confText("Acquire::http::Proxy \"http://proxy.test:3128\";\nDPkg::Post-Invoke:: \"rm -f /var/cache/apt/archives/*.deb\";\nAcquire::IndexTargets::deb::DEP-11 \"\";\n")
+func TestReachTextDropsHooks(t *testing.T) {
+	got := reachText("Acquire::http::Proxy \"http://proxy.test:3128\";\nDPkg::Post-Invoke:: \"rm -f /var/cache/apt/archives/*.deb\";\nAcquire::IndexTargets::deb::DEP-11 \"\";\n")
 	if !strings.Contains(got, "proxy.test") || strings.Contains(got, "Invoke") || strings.Contains(got, "DEP-11") {
-		t.Errorf("confText = %s; want the proxy and no hook", got)
+		t.Errorf("reachText = %s; want the proxy and no hook", got)
 	}
 }
 

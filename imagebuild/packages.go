@@ -1,0 +1,118 @@
+package imagebuild
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"dsas"
+)
+
+// installScript runs as the first process of its own mounts, processes and
+// network (none): everything it mounts or starts ends with it. apt runs
+// outside the role's root, with our lists, and dpkg inside.
+//
+// Copies are whole (metacopy) and renames real (redirect_dir), so that the
+// upper folder alone tells what changed.
+const installScript = `
+root=$1 lower=$2 upper=$3 work=$4 archives=$5 remove=$6; shift 6
+mount -t proc proc /proc
+mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work,redirect_dir=off,metacopy=off,index=off" overlay "$root"
+mount -t proc proc "$root/proc"
+mount -t tmpfs -o mode=0755,size=64m tmpfs "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t tmpfs -o mode=0755 tmpfs "$root/run"
+mkdir -p "$root/dev/pts" "$root/dev/shm" "$root/run/lock" "$root/var/cache/apt/archives"
+mknod -m 666 "$root/dev/null" c 1 3
+mknod -m 666 "$root/dev/zero" c 1 5
+mknod -m 666 "$root/dev/full" c 1 7
+mknod -m 666 "$root/dev/random" c 1 8
+mknod -m 666 "$root/dev/urandom" c 1 9
+mknod -m 666 "$root/dev/tty" c 5 0
+ln -s /proc/self/fd "$root/dev/fd"
+ln -s fd/0 "$root/dev/stdin"
+ln -s fd/1 "$root/dev/stdout"
+ln -s fd/2 "$root/dev/stderr"
+mount --bind "$archives" "$root/var/cache/apt/archives"
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod 755 "$root/usr/sbin/policy-rc.d"
+if [ $# -gt 0 ]; then
+	apt-get install --no-download --no-install-recommends \
+		-o "DPkg::Chroot-Directory=$root" -o "Dir::State=$root/var/lib/apt" \
+		-o "Dir::State::status=$root/var/lib/dpkg/status" \
+		-o "Dir::Cache::archives=$root/var/cache/apt/archives" "$@" </dev/null
+fi
+# In the root, so that a link there cannot lead out of it.
+printf '%s' "$remove" | while read -r dir; do
+	if [ -d "$root$dir" ]; then
+		chroot "$root" find "$dir" -xdev -mindepth 1 -delete
+	fi
+done
+rm "$root/usr/sbin/policy-rc.d"
+sync -f "$upper"
+`
+
+// packagesLayer installs a role's packages over the base. Nil where the base
+// has them all and nothing is removed.
+func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string) (*layer, error) {
+	var news []string
+	if len(packages) > 0 {
+		var err error
+		if news, err = simulate(ctx, a, b.root, append([]string{"install", "--no-install-recommends"}, packages...)...); err != nil {
+			return nil, fmt.Errorf("packages %s: %w", strings.Join(packages, " "), err)
+		}
+	}
+	if len(news) == 0 && len(remove) == 0 {
+		return nil, nil
+	}
+	id := key("packages", b.Part.DiffID, packages, news, remove, installScript, dropped, emptied)
+	if l, ok := cachedLayer(opt, "packages", id); ok {
+		return l, nil
+	}
+	status := "Dir::State::status=" + filepath.Join(b.root, "var/lib/dpkg/status")
+	if len(news) > 0 {
+		opt.say("downloading %d packages", len(news))
+		args := append([]string{"install", "--download-only", "--no-install-recommends", "-o", status, "-o", "Debug::NoLocking=true"}, packages...)
+		if err := runAll(a.command(ctx, "apt-get", args...)); err != nil {
+			return nil, fmt.Errorf("download packages: %w", err)
+		}
+	}
+	opt.say("installing %d packages", len(news))
+	work := filepath.Join(opt.Cache, "work")
+	dirs := map[string]string{}
+	for _, d := range []string{"root", "upper", "overlay"} {
+		dirs[d] = filepath.Join(work, d)
+		if strings.ContainsAny(dirs[d], ",:\\\"") {
+			return nil, fmt.Errorf("cache folder %s: its name must have no comma, colon, quote or backslash (overlayfs): %w", opt.Cache, dsas.ErrInvalid)
+		}
+		if err := os.MkdirAll(dirs[d], 0o755); err != nil {
+			return nil, err
+		}
+	}
+	args := []string{"-ec", installScript, "install", dirs["root"], b.root, dirs["upper"], dirs["overlay"],
+		filepath.Join(a.dir, "archives"), lines(remove)}
+	if len(news) > 0 {
+		args = append(args, packages...)
+	}
+	cmd := a.command(ctx, "sh", args...)
+	isolate(cmd, false)
+	if err := runAll(cmd); err != nil {
+		return nil, fmt.Errorf("install packages: %w", err)
+	}
+	l, err := makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error { return w.tree(dirs["upper"], imageRule) })
+	if err != nil {
+		return nil, err
+	}
+	pruneOld(filepath.Join(a.dir, "archives"), 400)
+	return l, nil
+}
+
+// lines writes one item per line, each ended, as the script reads them.
+func lines(items []string) string {
+	if len(items) == 0 {
+		return ""
+	}
+	return strings.Join(items, "\n") + "\n"
+}

@@ -1,0 +1,376 @@
+package imagebuild
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"dsas"
+	"dsas/initramfs/modindex"
+	"dsas/server/blobs"
+)
+
+// tinyRole has one of everything.
+func tinyRole() Definition {
+	return Definition{
+		Role: dsas.Role{Name: "tiny", Packages: []string{"nginx-light", "openssh-server"}, Modules: []string{"ip_vs", "ip_vs_wlc"},
+			Memory: "300MiB", Remove: []string{"/var/www", "/usr/share/doc/curl"}},
+		FS: fstest.MapFS{
+			"role.yaml":                      {Data: []byte("name: tiny")},
+			"templates/page":                 {Data: []byte("not in the image")},
+			"files/etc/nginx/conf.d/x.conf":  {Data: []byte("# x\n")},
+			"files/usr/local/bin/hello":      {Data: []byte("#!/bin/sh\necho hello\n")},
+			"files/root/.profile":            {Data: []byte("# ours\n")},
+			"services/nginx/run":             {Data: []byte("exec nginx\n")},
+			"services/nginx/log/run":         {Data: []byte("exec cat\n")},
+			"services/nginx/notes.txt":       {Data: []byte("n")},
+			"files/var/lib/tiny/state/empty": {},
+		},
+	}
+}
+
+type tarEntry struct {
+	*tar.Header
+	data []byte
+}
+
+// readLayer gives a part's entries in order.
+func readLayer(t *testing.T, store *blobs.Store, p dsas.Part) []tarEntry {
+	t.Helper()
+	f, _, err := store.Blob(p.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	zr, err := zstd.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer zr.Close()
+	var out []tarEntry
+	for tr := tar.NewReader(zr); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, tarEntry{h, b})
+	}
+}
+
+func find(entries []tarEntry, name string) *tarEntry {
+	for i, e := range entries {
+		if strings.TrimSuffix(e.Name, "/") == name {
+			return &entries[i]
+		}
+	}
+	return nil
+}
+
+func part(m dsas.Manifest, title string) dsas.Part {
+	for _, p := range m.Parts {
+		if p.Title == title {
+			return p
+		}
+	}
+	return dsas.Part{}
+}
+
+// leftMounts gives the mounts below dir that this process sees.
+func leftMounts(t *testing.T, dir string) []string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for line := range strings.Lines(string(b)) {
+		if strings.Contains(line, dir) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// TestBuildRole builds a small role for real.
+func TestBuildRole(t *testing.T) {
+	if testing.Short() {
+		t.Skip("installs a Debian system")
+	}
+	if os.Geteuid() != 0 {
+		if os.Getenv("DSAS_CI") != "" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	need(t, "mmdebstrap", "apt-get", "depmod", "dpkg-deb", "modprobe")
+	store := testStore(t, t.TempDir())
+	opt := Options{Store: store, Cache: filepath.Join(cacheDir(t), "cache"), Progress: func(line string) { t.Log(line) }}
+	def := tinyRole()
+	start := time.Now()
+	m, err := BuildRole(t.Context(), opt, def)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("built in %v", time.Since(start))
+	var titles []string
+	for _, p := range m.Parts {
+		titles = append(titles, p.Title)
+		t.Logf("%-9s %9d compressed %9d unpacked", p.Title, p.Size, p.Unpacked)
+	}
+	if want := []string{"base", "packages", "modules", "files"}; !slices.Equal(titles, want) {
+		t.Fatalf("parts = %q; want %q", titles, want)
+	}
+	if m.Memory != 300<<20 || m.Kernel == "" || m.Digest == "" {
+		t.Errorf("manifest = %+v; want memory 300 MiB, a kernel, a digest", m)
+	}
+	t.Run("base", func(t *testing.T) { checkBase(t, readLayer(t, store, part(m, "base"))) })
+	t.Run("packages", func(t *testing.T) { checkPackages(t, readLayer(t, store, part(m, "packages"))) })
+	t.Run("files", func(t *testing.T) { checkFiles(t, readLayer(t, store, part(m, "files"))) })
+	t.Run("modules", func(t *testing.T) { checkModules(t, readLayer(t, store, part(m, "modules")), m.Kernel) })
+	t.Run("no change", func(t *testing.T) {
+		start := time.Now()
+		again, err := BuildRole(t.Context(), opt, def)
+		if err != nil || again.Digest != m.Digest || !again.Created.Equal(m.Created) {
+			t.Errorf("second BuildRole = %s, %v; want %s", again.Digest, err, m.Digest)
+		}
+		t.Logf("no-change build in %v", time.Since(start))
+	})
+	t.Run("one file changed", func(t *testing.T) {
+		def := tinyRole()
+		def.FS.(fstest.MapFS)["files/usr/local/bin/hello"].Data = []byte("#!/bin/sh\necho holla\n")
+		start := time.Now()
+		changed, err := BuildRole(t.Context(), opt, def)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("built in %v", time.Since(start))
+		if !slices.Equal(changed.Parts[:3], m.Parts[:3]) || changed.Parts[3].DiffID == m.Parts[3].DiffID {
+			t.Errorf("parts = %+v; want only the last to differ from %+v", changed.Parts, m.Parts)
+		}
+	})
+	t.Run("mounts", func(t *testing.T) {
+		if left := leftMounts(t, opt.Cache); len(left) > 0 {
+			t.Errorf("mounts left: %q", left)
+		}
+		if _, err := os.Stat(filepath.Join(opt.Cache, "work")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("work folder left: %v", err)
+		}
+	})
+	t.Run("interrupted", func(t *testing.T) { checkInterrupted(t, opt, store) })
+	t.Run("reproducible", func(t *testing.T) {
+		// Nothing kept but the kernel and the downloads' lists.
+		for _, d := range []string{"base", "layers", "roles"} {
+			if err := os.RemoveAll(filepath.Join(opt.Cache, d)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		again, err := BuildRole(t.Context(), opt, tinyRole())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, p := range again.Parts {
+			if p.DiffID != m.Parts[i].DiffID {
+				t.Errorf("%s: diffID %s; want %s", p.Title, p.DiffID, m.Parts[i].DiffID)
+				diffLayers(t, readLayer(t, store, m.Parts[i]), readLayer(t, store, p))
+			}
+		}
+	})
+}
+
+func diffLayers(t *testing.T, a, b []tarEntry) {
+	n := 0
+	for _, e := range a {
+		o := find(b, strings.TrimSuffix(e.Name, "/"))
+		if o == nil {
+			t.Logf("gone: %s", e.Name)
+		} else if !bytes.Equal(e.data, o.data) || e.Mode != o.Mode || !e.ModTime.Equal(o.ModTime) || e.Uid != o.Uid {
+			t.Logf("differs: %s (%d, %d bytes; %v, %v)", e.Name, len(e.data), len(o.data), e.ModTime, o.ModTime)
+			if n++; n < 4 && len(e.data) < 2000 {
+				t.Logf("%s\n%s", e.data, o.data)
+			}
+		}
+	}
+}
+
+func checkBase(t *testing.T, entries []tarEntry) {
+	for _, name := range []string{"usr/bin/bash", "usr/sbin/sshd", "usr/sbin/ip", "usr/bin/ping", "usr/sbin/modprobe", "etc/ssl/certs/ca-certificates.crt", "var/log"} {
+		if find(entries, name) == nil {
+			t.Errorf("base lacks %s", name)
+		}
+	}
+	if e := find(entries, "lib"); e == nil || e.Linkname != "usr/lib" {
+		t.Errorf("lib = %+v; want a link to usr/lib", e)
+	}
+	if e := find(entries, "etc/machine-id"); e != nil && e.Size != 0 {
+		t.Errorf("etc/machine-id has %d bytes; want none", e.Size)
+	}
+	last := ""
+	for _, e := range entries {
+		for _, bad := range []string{"etc/ssh/ssh_host_", "var/lib/apt/lists/", "var/cache/apt/", "etc/apt/sources.list.d/d", "usr/share/man/man", "dev/", "proc/", "usr/lib/systemd/systemd"} {
+			if strings.HasPrefix(e.Name, bad) && e.Name != bad && !strings.HasPrefix(e.Name, "usr/lib/systemd/systemd-") {
+				t.Errorf("base has %s", e.Name)
+			}
+		}
+		if strings.HasPrefix(e.Name, "var/log/") && e.Typeflag == tar.TypeReg {
+			t.Errorf("base has the log %s", e.Name)
+		}
+		if e.ModTime.Unix() > epoch {
+			t.Errorf("%s is of %v; want none after the epoch", e.Name, e.ModTime)
+		}
+		if e.Uname != "" || e.Gname != "" {
+			t.Errorf("%s has owner names %s:%s; want numbers only", e.Name, e.Uname, e.Gname)
+		}
+		last = e.Name
+	}
+	if last == "" {
+		t.Error("base is empty")
+	}
+	if e := find(entries, "etc/shadow"); e == nil || !strings.Contains(string(e.data), "root:*") {
+		t.Errorf("etc/shadow: root is not locked: %v", e)
+	}
+}
+
+func checkPackages(t *testing.T, entries []tarEntry) {
+	for _, name := range []string{"usr/sbin/nginx", "etc/nginx/nginx.conf", "var/lib/dpkg/status", "var/log/nginx"} {
+		if find(entries, name) == nil {
+			t.Errorf("packages lacks %s", name)
+		}
+	}
+	// Emptied folders: of the packages' own nothing is there, of the base's a
+	// whiteout.
+	if e := find(entries, "var/www/html"); e != nil {
+		t.Errorf("packages has %s; want var/www emptied", e.Name)
+	}
+	if find(entries, "usr/share/doc/curl/.wh.copyright") == nil {
+		t.Error("packages lacks the whiteout of /usr/share/doc/curl/copyright")
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name, "usr/share/man/man") || strings.HasPrefix(e.Name, "var/cache/apt/") || strings.Contains(e.Name, "policy-rc.d") {
+			t.Errorf("packages has %s", e.Name)
+		}
+		if first, _, _ := strings.Cut(e.Name, "/"); slices.Contains(usrmerge, first) {
+			t.Errorf("packages has %s, which takes the place of a link", e.Name)
+		}
+	}
+}
+
+func checkFiles(t *testing.T, entries []tarEntry) {
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	want := []string{"etc/", "etc/dsas/", "etc/dsas/services/", "etc/dsas/services/nginx/", "etc/dsas/services/nginx/log/", "etc/dsas/services/nginx/log/run",
+		"etc/dsas/services/nginx/notes.txt", "etc/dsas/services/nginx/run", "etc/nginx/", "etc/nginx/conf.d/", "etc/nginx/conf.d/x.conf",
+		"root/", "root/.profile", "usr/", "usr/local/", "usr/local/bin/", "usr/local/bin/hello",
+		"var/", "var/lib/", "var/lib/tiny/", "var/lib/tiny/state/", "var/lib/tiny/state/empty"}
+	if !slices.Equal(names, want) {
+		t.Errorf("files = %q\nwant %q", names, want)
+	}
+	for name, mode := range map[string]int64{"etc/dsas/services/nginx/run": 0o755, "etc/dsas/services/nginx/log/run": 0o755, "etc/dsas/services/nginx/notes.txt": 0o644,
+		"usr/local/bin/hello": 0o755, "etc/nginx/conf.d/x.conf": 0o644, "root": 0o700} {
+		if e := find(entries, name); e == nil || e.Mode != mode {
+			t.Errorf("%s: %+v; want mode %o", name, e, mode)
+		}
+	}
+}
+
+func checkModules(t *testing.T, entries []tarEntry, release string) {
+	dir := t.TempDir()
+	top := "usr/lib/modules/" + release
+	for _, e := range entries {
+		to := filepath.Join(dir, e.Name)
+		if e.Typeflag == tar.TypeDir {
+			if err := os.MkdirAll(to, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.WriteFile(to, e.data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ix, err := modindex.ReadFile(filepath.Join(dir, top, modindex.File))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, m := range ix.Modules {
+		if find(entries, top+"/"+m.Path) == nil {
+			t.Errorf("index names %s, which is not there", m.Path)
+		}
+		if _, err := ix.Closure(n); err != nil {
+			t.Errorf("Closure(%s): %v", n, err)
+		}
+	}
+	if _, err := ix.Closure("ip_vs_wlc", "nf_tables", "xfs", "nfs", "dm_mod", "drbd", "br_netfilter"); err != nil {
+		t.Error(err)
+	}
+	// kmod's own view: by name and, as the kernel asks, by alias.
+	for _, name := range []string{"ip_vs_wlc", "fs-xfs", "nft-expr-masq"} {
+		out, err := exec.Command("modprobe", "-d", filepath.Join(dir, "usr"), "-S", release, "--show-depends", name).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "insmod ") {
+			t.Errorf("modprobe --show-depends %s: %v\n%s", name, err, out)
+		}
+	}
+}
+
+// checkInterrupted ends a build in the middle of the installation.
+func checkInterrupted(t *testing.T, opt Options, store *blobs.Store) {
+	before, err := store.Current("tiny")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	hit := false
+	opt.Progress = func(line string) {
+		if strings.HasPrefix(line, "installing") {
+			hit = true
+			// While dpkg is at work: its root is there, the build is not done.
+			go func() {
+				for ctx.Err() == nil {
+					if _, err := os.Stat(filepath.Join(opt.Cache, "work/upper/var/lib/dpkg")); err == nil {
+						cancel()
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}()
+		}
+	}
+	def := tinyRole()
+	def.Role.Packages = append(def.Role.Packages, "fping", "rsync")
+	if _, err := BuildRole(ctx, opt, def); err == nil || !hit {
+		t.Fatalf("interrupted BuildRole = %v, installing seen: %v; want an error during the installation", err, hit)
+	}
+	if left := leftMounts(t, opt.Cache); len(left) > 0 {
+		t.Errorf("mounts left: %q", left)
+	}
+	if after, err := store.Current("tiny"); err != nil || after.Digest != before.Digest {
+		t.Errorf("current = %s, %v; want %s as before", after.Digest, err, before.Digest)
+	}
+	opt.Progress = nil
+	m, err := BuildRole(t.Context(), opt, def)
+	if err != nil {
+		t.Fatalf("build after an interrupted one: %v", err)
+	}
+	entries := readLayer(t, store, part(m, "packages"))
+	if find(entries, "usr/bin/rsync") == nil {
+		t.Error("packages lacks rsync")
+	}
+}
