@@ -250,10 +250,9 @@ func TestMissingRunIsReportedAndTriedAgain(t *testing.T) {
 func TestFailedKeepsTrying(t *testing.T) {
 	r := newRig(t)
 	r.script("s/run", `echo trying; test -e $T/may || exit 4; exec sleep 1000`)
-	times := quick()
-	r.start(times, dsas.Service{Name: "s", Timeout: dsas.Duration(100 * time.Millisecond)})
+	r.start(quick(), dsas.Service{Name: "s", Timeout: dsas.Duration(3 * time.Second), Check: &dsas.Check{Exec: "test -e $T/may"}})
 	e := r.awaitState("s", service.Failed)
-	if !strings.Contains(e.Reason, "100ms") || !strings.Contains(e.Reason, "exit status 4") || !strings.Contains(e.Tail, "trying") {
+	if !strings.Contains(e.Reason, "within 3s") || !strings.Contains(e.Reason, "exit status 4") || !strings.Contains(e.Tail, "trying") {
 		t.Errorf("failed event = %+v; want the limit, the last exit and the log's end", e)
 	}
 	n := len(r.all())
@@ -321,7 +320,7 @@ func TestCheckThatHangsIsKilled(t *testing.T) {
 	r := newRig(t)
 	r.script("s/run", `exec sleep 1000`)
 	times := quick()
-	times.First, times.CheckTime = 300*time.Millisecond, 50*time.Millisecond
+	times.First, times.CheckTime = 3*time.Second, 50*time.Millisecond
 	// The shell's child is killed with it, or its hold on the pipe would hang the check.
 	r.start(times, dsas.Service{Name: "s", Check: &dsas.Check{Exec: `echo waiting for it; sleep 1000; true`}})
 	if e := r.awaitState("s", service.Failed); !strings.Contains(e.Reason, "takes too long") || !strings.Contains(e.Reason, "waiting for it") {
@@ -465,7 +464,7 @@ func TestDownWhileWaitingAndReloadStartsNow(t *testing.T) {
 	r.script("b/run", `touch $T/b-ran; exec sleep 1000`)
 	times := quick()
 	times.Backoff, times.MaxBackoff = time.Hour, time.Hour // only a hurry starts it again
-	r.start(times, dsas.Service{Name: "a"}, dsas.Service{Name: "b", After: []string{"a"}})
+	r.start(times, dsas.Service{Name: "a", Check: &dsas.Check{Exec: "test -e $T/conf"}}, dsas.Service{Name: "b", After: []string{"a"}})
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := r.sup.Down(ctx, "b"); err != nil {

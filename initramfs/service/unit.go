@@ -42,7 +42,8 @@ type unit struct {
 	healthy   time.Time   // since when; zero: it is not
 	late      bool        // its timeout is over: no more events until healthy
 	due       *time.Timer // runs from the first start, and from each loss of health
-	complaint string      // what the last check said
+	complaint string      // what the last check of this life said
+	lastEnd   string      // how the last life ended, since it was healthy last
 }
 
 func newUnit(s *Supervisor, def dsas.Service, dir string) *unit {
@@ -80,6 +81,7 @@ func (u *unit) become(state State, reason string, tail bool) {
 	switch state {
 	case Healthy:
 		u.late = false
+		u.lastEnd = ""
 		u.healthy = time.Now()
 		u.stopDue()
 	case Stopped, Waiting:
@@ -151,14 +153,12 @@ func (u *unit) overdue() {
 	default:
 	}
 	u.late = true
-	why := u.st.Reason
-	if u.complaint != "" {
-		why = u.complaint
-	}
 	u.st.State, u.st.Since = state, time.Now()
 	u.st.Reason = fmt.Sprintf("not healthy within %s", u.def.Timeout.Or(u.s.o.Times.First))
-	if why != "" {
-		u.st.Reason += ": " + why
+	for _, why := range []string{u.lastEnd, u.complaint} {
+		if why != "" {
+			u.st.Reason += ": " + why
+		}
 	}
 	u.finishChange(from, false, true)
 }
@@ -196,6 +196,9 @@ func (u *unit) run(ctx context.Context) {
 		if end.steady {
 			pause = u.s.o.Times.Backoff
 		}
+		u.mu.Lock()
+		u.lastEnd = end.text
+		u.mu.Unlock()
 		u.become(Starting, fmt.Sprintf("%s, again in %s", end.text, pause), true)
 		select {
 		case <-time.After(pause):
