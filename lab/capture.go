@@ -31,7 +31,11 @@ func (l *Lab) Capture(ctx context.Context, iface, file string, args ...string) (
 	if err != nil {
 		return nil, err
 	}
-	if err := l.Start(cmd); err != nil {
+	where := l.rack
+	if strings.HasPrefix(iface, coreName) { // core, core0, core1, core.2
+		where = l.inside
+	}
+	if err := where.start(cmd); err != nil {
 		return nil, fmt.Errorf("capture %s: %w", iface, err)
 	}
 	var said []byte

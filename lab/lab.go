@@ -1,7 +1,7 @@
-// Package lab is a virtual rack: a network namespace with two switches and a
-// core, QEMU nodes with a NIC on each switch, and a virtual BMC per node. It
-// stands in for hardware and nothing else: firmware, kernel, network and IPMI
-// are real. No packet leaves the namespace. It wants root.
+// Package lab is a virtual rack: a network namespace for the server, another
+// with two switches and QEMU nodes with a NIC on each, and a virtual BMC per
+// node. It stands in for hardware and nothing else: firmware, kernel, network
+// and IPMI are real. No packet leaves the namespaces. It wants root.
 package lab
 
 import (
@@ -33,7 +33,8 @@ const DefaultRunDir = "/run/dsas/lab"
 // Config says what rack to build; the zero value is a good one. The tags are
 // kong's, for a command that embeds it.
 type Config struct {
-	// Name of the lab and of its network namespace. Default "dsas-lab".
+	// Name of the lab and of the server's network namespace; that of the
+	// switches has "-sw" after it. Default "dsas-lab".
 	Name string `help:"Name of the lab and of its network namespace." default:"dsas-lab"`
 	// Address of the server on the core bridge. Default 10.77.0.1/24.
 	Address netip.Prefix `help:"Address of the server in the lab." default:"10.77.0.1/24"`
@@ -102,7 +103,8 @@ type Lab struct {
 	saving  sync.Mutex // the state file
 	tempDir bool       // cfg.Dir is ours to remove
 	lock    *os.File
-	inside  *spawner // in the namespace
+	inside  *spawner // in the server's namespace
+	rack    *spawner // in the switches' and nodes' namespace
 	outside *spawner // where the process is: the BMCs
 	control *control
 
@@ -145,10 +147,11 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if err := cleanLocked(ctx, l.cfg.RunDir, l.cfg.Name, l.log); err != nil {
 		return err
 	}
-	if netns.Exists(l.cfg.Name) {
-		name := l.cfg.Name
-		l.cfg.Name = "" // not ours: Down must not remove it
-		return fmt.Errorf("network namespace %s exists and no lab made it (remove it with: ip netns del %s): %w", name, name, dsas.ErrConflict)
+	for _, name := range []string{l.cfg.Name, rackName(l.cfg.Name)} {
+		if netns.Exists(name) {
+			l.cfg.Name = "" // not ours: Down must not remove it
+			return fmt.Errorf("network namespace %s exists and no lab made it (remove it with: ip netns del %s): %w", name, name, dsas.ErrConflict)
+		}
 	}
 	if l.cfg.Dir == "" {
 		if l.cfg.Dir, err = os.MkdirTemp("", "dsas-lab-"); err != nil {
@@ -164,13 +167,18 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if err := l.save(); err != nil {
 		return err
 	}
-	if err := netns.Create(ctx, l.cfg.Name); err != nil {
-		return err
+	for _, name := range []string{l.cfg.Name, rackName(l.cfg.Name)} {
+		if err := netns.Create(ctx, name); err != nil {
+			return err
+		}
 	}
 	if err := buildNetwork(l.cfg.Name, l.cfg.Address); err != nil {
 		return err
 	}
 	if l.inside, err = newSpawner(l.cfg.Name); err != nil {
+		return err
+	}
+	if l.rack, err = newSpawner(rackName(l.cfg.Name)); err != nil {
 		return err
 	}
 	if l.outside, err = newSpawner(""); err != nil {
@@ -202,14 +210,14 @@ func (l *Lab) Down(ctx context.Context) error {
 	for _, n := range nodes {
 		errs = append(errs, n.stop(ctx))
 	}
-	for _, s := range []*spawner{l.inside, l.outside} {
+	for _, s := range []*spawner{l.rack, l.inside, l.outside} {
 		if s != nil {
 			s.close() // whatever still ran dies with its thread
 		}
 	}
 	if l.lock != nil {
 		if l.cfg.Name != "" {
-			errs = append(errs, netns.Delete(ctx, l.cfg.Name))
+			errs = append(errs, netns.Delete(ctx, rackName(l.cfg.Name)), netns.Delete(ctx, l.cfg.Name))
 			errs = append(errs, os.RemoveAll(l.cfg.runDir()))
 		}
 		if l.tempDir {
@@ -223,8 +231,8 @@ func (l *Lab) Down(ctx context.Context) error {
 	return nil
 }
 
-// Namespace names the lab's network namespace, where the server opens its
-// boot listeners (server/netns).
+// Namespace names the network namespace where the server opens its boot
+// listeners (server/netns) and tests' clients are.
 func (l *Lab) Namespace() string { return l.cfg.Name }
 
 // Address is the server's address on the core bridge.
@@ -262,7 +270,7 @@ func (l *Lab) SwitchForwarding(sw int, on bool) error {
 		return err
 	}
 	l.mu.Lock()
-	err := setForwarding(l.cfg.Name, sw, on)
+	err := setForwarding(rackName(l.cfg.Name), sw, on)
 	if err == nil {
 		l.forwards[sw] = on
 	}
@@ -298,11 +306,11 @@ func checkSwitch(sw int) error {
 	return nil
 }
 
-// Start starts cmd in the lab's namespace. It dies with the lab at the
+// Start starts cmd in the lab's server namespace. It dies with the lab at the
 // latest; the caller calls cmd.Wait.
 func (l *Lab) Start(cmd *exec.Cmd) error { return l.inside.start(cmd) }
 
-// Exec runs a program in the lab's namespace and gives what it wrote to both
+// Exec runs a program in the lab's server namespace and gives what it wrote to both
 // outputs.
 func (l *Lab) Exec(ctx context.Context, argv ...string) ([]byte, error) {
 	if len(argv) == 0 {

@@ -40,6 +40,10 @@ func testConfig(t *testing.T) Config {
 	if err := need("ip", "tcpdump", "qemu-system-x86_64", "ipmi_sim", "curl"); err != nil {
 		skipOrFail(t, err.Error())
 	}
+	// What an earlier run left that was killed.
+	if err := CleanDead(t.Context(), "", nil); err != nil {
+		t.Error(err)
+	}
 	testLabs++
 	return Config{Name: fmt.Sprintf("lab%d-%d", os.Getpid(), testLabs), Dir: t.TempDir(),
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))}
@@ -78,8 +82,10 @@ func checkGone(t *testing.T, s State) {
 			}
 		}
 	}
-	if netns.Exists(s.Name) {
-		t.Errorf("network namespace %s is still there", s.Name)
+	for _, name := range []string{s.Name, rackName(s.Name)} {
+		if netns.Exists(name) {
+			t.Errorf("network namespace %s is still there", name)
+		}
 	}
 }
 

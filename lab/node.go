@@ -174,7 +174,7 @@ func (n *Node) make(ctx context.Context) error {
 	for port := range n.spec.MACs {
 		sw := port % Switches
 		n.lab.mu.Lock() // against SwitchForwarding
-		err := addTap(n.lab.cfg.Name, n.tap(port), sw, n.lab.forwards[sw])
+		err := addTap(rackName(n.lab.cfg.Name), n.tap(port), sw, n.lab.forwards[sw])
 		n.lab.mu.Unlock()
 		if err != nil {
 			return err
@@ -221,7 +221,7 @@ func (n *Node) stop(ctx context.Context) error {
 	}
 	errs = append(errs, n.PowerOff(ctx, true))
 	for port := range n.spec.MACs {
-		err := delLink(n.lab.cfg.Name, n.tap(port))
+		err := delLink(rackName(n.lab.cfg.Name), n.tap(port))
 		if err != nil && !isNoLink(err) {
 			errs = append(errs, err)
 		}

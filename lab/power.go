@@ -131,7 +131,7 @@ func (n *Node) start(ctx context.Context) error {
 	defer errlog.Close()
 	cmd := exec.Command("qemu-system-x86_64", n.qemuArgs()...)
 	cmd.Stdout, cmd.Stderr = errlog, errlog
-	if err := n.lab.Start(cmd); err != nil {
+	if err := n.lab.rack.start(cmd); err != nil {
 		return fmt.Errorf("start QEMU: %w", err)
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}

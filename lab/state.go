@@ -158,6 +158,48 @@ func ReadState(runDir, name string) (State, error) {
 	return s, nil
 }
 
+// List gives the states of all labs below runDir, dead ones too.
+func List(runDir string) ([]State, error) {
+	cfg, err := Config{RunDir: runDir}.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	found, err := filepath.Glob(statePath(cfg.RunDir, "*"))
+	if err != nil {
+		return nil, fmt.Errorf("labs in %s: %w", cfg.RunDir, err)
+	}
+	var all []State
+	for _, path := range found {
+		s, err := ReadState(cfg.RunDir, filepath.Base(filepath.Dir(path)))
+		if errors.Is(err, dsas.ErrNotFound) {
+			continue // it went away meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// CleanDead cleans every lab below runDir whose process has died.
+func CleanDead(ctx context.Context, runDir string, log *slog.Logger) error {
+	all, err := List(runDir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range all {
+		if s.Alive {
+			continue
+		}
+		if err := Clean(ctx, runDir, s.Name, log); err != nil && !errors.Is(err, dsas.ErrConflict) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // lockLab takes the lab's lock, which its process holds as long as it lives,
 // however it ends.
 func lockLab(cfg Config) (*os.File, error) {
@@ -226,7 +268,7 @@ func cleanLocked(ctx context.Context, runDir, name string, log *slog.Logger) err
 			}
 		}
 	}
-	errs := []error{netns.Delete(ctx, name)}
+	errs := []error{netns.Delete(ctx, rackName(name)), netns.Delete(ctx, name)}
 	if s.TempDir {
 		errs = append(errs, os.RemoveAll(s.Dir))
 	}
