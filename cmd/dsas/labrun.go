@@ -33,7 +33,7 @@ type labNode struct {
 // them with a disk, so that it can become a database.
 var labRack = []labNode{
 	{lab.NodeSpec{Name: "w101"}, "web"},
-	{lab.NodeSpec{Name: "w102", Firmware: lab.UEFI, Disk: 1 << 30}, "web"},
+	{lab.NodeSpec{Name: "w102", Firmware: lab.UEFI, Disk: 1 << 30, Memory: 2048}, "web"},
 	{lab.NodeSpec{Name: "w103"}, "lb"},
 }
 

@@ -36,6 +36,9 @@ Examples:
 }
 
 func (cmd *sshCmd) Run(ctx context.Context, a *app) error {
+	if len(cmd.Command) > 0 && cmd.Command[0] == "--" {
+		cmd.Command = cmd.Command[1:] // as with ssh itself
+	}
 	c, err := a.client()
 	if err != nil {
 		return err

@@ -54,7 +54,7 @@ const giveUpWait = 60 * time.Second
 func pid1(ctx context.Context, stage func(context.Context, *Console, *slog.Logger) error) error {
 	c := OpenConsole()
 	log := slog.New(slog.NewTextHandler(consoleWriter{c}, &slog.HandlerOptions{
-		Level: slog.LevelInfo,
+		Level: slog.LevelWarn, // what is worth a line is said as an event
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 			if a.Key == slog.TimeKey {
 				return slog.Attr{} // the kernel log has one

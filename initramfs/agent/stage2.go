@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -152,69 +151,6 @@ func (n *node) heartbeats(ctx context.Context) {
 			n.log.Debug("heartbeat", "err", err) // the server may be away: no matter
 		}
 	}
-}
-
-// followFiles keeps rendered files as the server has them, and reloads the
-// services they belong to. While the server is away the last copy stays.
-func (n *node) followFiles(ctx context.Context) {
-	tag, wait := n.st.Config.FilesTag, time.Second
-	for ctx.Err() == nil {
-		newTag, files, changed, err := n.api.Files(ctx, tag, 25*time.Second)
-		if err != nil {
-			sleep(ctx, wait)
-			wait = min(2*wait, 30*time.Second)
-			continue
-		}
-		wait = time.Second
-		if !changed {
-			continue
-		}
-		if err := n.applyFiles(ctx, files); err != nil {
-			n.event(dsas.Event{Kind: dsas.KindWarning, Message: "changed files: " + err.Error()})
-			sleep(ctx, 5*time.Second)
-			continue
-		}
-		tag = newTag
-	}
-}
-
-// applyFiles writes the files that differ and reloads their services once each.
-func (n *node) applyFiles(ctx context.Context, files []dsas.File) error {
-	var changed []dsas.File
-	for _, f := range files {
-		if have, err := os.ReadFile(f.Path); err != nil || !bytes.Equal(have, f.Content) {
-			changed = append(changed, f)
-		}
-	}
-	if len(changed) == 0 {
-		return nil
-	}
-	if err := writeFiles("/", changed); err != nil {
-		return err
-	}
-	var names, services []string
-	for _, f := range changed {
-		names = append(names, f.Path)
-		if f.Service != "" && !slices.Contains(services, f.Service) {
-			services = append(services, f.Service)
-		}
-	}
-	for _, s := range services {
-		if err := n.reload(ctx, s); err != nil {
-			return err
-		}
-	}
-	n.event(dsas.Event{Kind: dsas.KindFiles, Message: strings.Join(names, " ") + " changed"})
-	return nil
-}
-
-func (n *node) reload(ctx context.Context, name string) error {
-	for _, s := range n.st.Config.Role.Services {
-		if s.Name == name {
-			return n.sup.Reload(ctx, name, s.Reload)
-		}
-	}
-	return fmt.Errorf("reload %s: %w", name, dsas.ErrNotFound)
 }
 
 // watchBond reports which port carries the traffic, when that changes.

@@ -291,7 +291,7 @@ func (u *unit) live(ctx context.Context, reason string) ending {
 		if cause = context.Cause(lifeCtx); ctx.Err() != nil {
 			cause = errGoing
 		}
-		p.terminate(u.s.o.Times.Stop)
+		p.terminate(u.def.Stop.Or(u.s.o.Times.Stop))
 	}
 	endWatch()
 	watching.Wait()

@@ -25,9 +25,9 @@ func TestRack(t *testing.T) {
 	// Three ways into the same kernel: iPXE as NBP on a BIOS, OVMF's own PXE,
 	// and PXELINUX.
 	w101 := r.add(t, lab.NodeSpec{Name: "w101"}, "--role", "web", "--loader", "nbp")
-	w102 := r.add(t, lab.NodeSpec{Name: "w102", Firmware: lab.UEFI, Disk: 512 * mib}, "--role", "web", "--disk", "DBDEVICE=/dev/vda")
+	w102 := r.add(t, lab.NodeSpec{Name: "w102", Firmware: lab.UEFI, Disk: 512 * mib, Memory: 2048}, "--role", "web", "--disk", "DBDEVICE=/dev/vda")
 	w103 := r.add(t, lab.NodeSpec{Name: "w103"}, "--role", "lb", "--loader", "pxelinux")
-	r.dsas(t, "site", "add", "www", "--address", vip, "--port", "80", "--role", "web", "--check-path", "/healthz")
+	r.dsas(t, "site", "add", "www", "--address", vip, "--port", "80", "--role", "web", "--path", "/healthz")
 
 	t.Run("boots", func(t *testing.T) { testBoots(t, w101, w102, w103) })
 	if t.Failed() {
@@ -206,18 +206,15 @@ func testRoleChange(t *testing.T, r *rack, b *box) {
 }
 
 func testBond(t *testing.T, r *rack, b *box) {
-	// A download that takes a while: its speed is bounded by the node.
-	b.ssh(t, "dd if=/dev/urandom of=/tmp/big bs=1M count=48 2>/dev/null; (cd /tmp && sha256sum big | cut -d' ' -f1 > big.sum)")
-	want := b.ssh(t, "cat /tmp/big.sum")
+	part := r.slowPart(t)
+	url := fmt.Sprintf("http://%s:8080/v2/dsas/web/blobs/%s", r.lab.Address().Addr(), part.Digest)
 	active := func() string { return b.ssh(t, "cat /sys/class/net/bond0/bonding/active_slave") }
 	through := func(name string, break_, mend func()) {
 		t.Run(name, func(t *testing.T) {
 			before := active()
 			pidFile := "/tmp/dl-" + strings.ReplaceAll(name, " ", "-")
-			// The node fetches its own kernel again and again, slowly, from the
-			// server over bond0: curl's rate limit makes it outlast the failure.
-			url := r.slowURL(t)
-			b.ssh(t, fmt.Sprintf("setsid curl -sS --fail --limit-rate 400k -o %s.out %s >%s.err 2>&1 </dev/null & echo $! > %s.pid", pidFile, url, pidFile, pidFile))
+			// curl's own rate limit makes the download outlast the failure.
+			b.ssh(t, fmt.Sprintf("setsid curl -sS --fail --limit-rate %d -o %s.out %s >%s.err 2>&1 </dev/null & echo $! > %s.pid", part.Size/25, pidFile, url, pidFile, pidFile))
 			mark := r.mark(t, b.Name())
 			break_()
 			b.wait(t, mark, "a fail-over", func(e dsas.Event) bool {
@@ -233,12 +230,11 @@ func testBond(t *testing.T, r *rack, b *box) {
 				}
 				return nil
 			})
-			if out := b.ssh(t, fmt.Sprintf("cat %s.err; sha256sum %s.out | cut -d' ' -f1; rm -f %s.out", pidFile, pidFile, pidFile)); "sha256:"+out != string(r.slowDigest(t)) {
-				t.Errorf("download through the failure: %q; want %s", out, r.slowDigest(t))
+			if out := b.ssh(t, fmt.Sprintf("cat %s.err; sha256sum %s.out | cut -d' ' -f1; rm -f %s.out", pidFile, pidFile, pidFile)); "sha256:"+out != string(part.Digest) {
+				t.Errorf("download through the failure: %q; want %s", out, part.Digest)
 			}
 		})
 	}
-	_ = want
 	port := func() int {
 		if active() == "eth1" {
 			return 1
@@ -278,16 +274,15 @@ func testBond(t *testing.T, r *rack, b *box) {
 	})
 }
 
-// slowURL is something of a few MiB that the server has.
-func (r *rack) slowURL(t *testing.T) string {
-	return fmt.Sprintf("http://%s:8080/v2/dsas/boot/blobs/%s", r.lab.Address().Addr(), r.slowDigest(t))
-}
-
-func (r *rack) slowDigest(t *testing.T) dsas.Digest {
+// slowPart is something of some MiB that the server has: the base layer.
+func (r *rack) slowPart(t *testing.T) dsas.Part {
 	t.Helper()
 	var v dsas.ImagesView
 	decode(t, r.dsas(t, "image", "ls", "--json"), &v)
-	return v.Boot.Kernel.Digest
+	if len(v.Images) == 0 {
+		t.Fatal("no images")
+	}
+	return v.Images[0].Parts[0]
 }
 
 func testVLAN(t *testing.T, r *rack, a, b *box) {

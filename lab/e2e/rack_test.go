@@ -13,7 +13,6 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,6 +28,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"dsas"
+	"dsas/client"
 	"dsas/lab"
 )
 
@@ -276,27 +276,22 @@ func (r *rack) node(t *testing.T, name string) dsas.NodeView {
 // events gives what was said of a node after a point.
 func (r *rack) events(t *testing.T, node string, after int64) []dsas.Event {
 	t.Helper()
+	c, err := client.New(r.sock, "", client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	var list []dsas.Event
-	out := r.dsas(t, "events", node, "--json", "--after", fmt.Sprint(after))
-	dec := json.NewDecoder(strings.NewReader(out))
 	for {
-		var one json.RawMessage
-		if err := dec.Decode(&one); errors.Is(err, io.EOF) {
+		// A server that is just being killed and started again is asked again.
+		page, err := c.Events(context.Background(), dsas.EventFilter{Node: node, After: after, Limit: 500})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, page...)
+		if len(page) < 500 {
 			return list
-		} else if err != nil {
-			t.Fatal(err)
 		}
-		if one[0] == '[' {
-			if err := json.Unmarshal(one, &list); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		var e dsas.Event
-		if err := json.Unmarshal(one, &e); err != nil {
-			t.Fatal(err)
-		}
-		list = append(list, e)
+		after = page[len(page)-1].ID
 	}
 }
 
