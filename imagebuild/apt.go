@@ -19,14 +19,13 @@ import (
 // that building changes nothing of the machine's. The mirrors, keyrings,
 // proxies and credentials are the machine's.
 type apt struct {
-	dir      string // CACHE/apt
-	suite    string // "bookworm"
-	sources  string // text of the sources used
-	etc      string // /etc/apt
-	opt      *Options
-	conf     string // path of the configuration, for APT_CONFIG
-	reach    string // of the machine's configuration, how to reach the mirrors
-	netTried bool
+	dir     string // CACHE/apt
+	suite   string // "bookworm"
+	sources string // text of the sources used
+	etc     string // /etc/apt
+	opt     *Options
+	conf    string // path of the configuration, for APT_CONFIG
+	reach   string // of the machine's configuration, how to reach the mirrors
 }
 
 func openApt(ctx context.Context, opt *Options) (*apt, error) {
@@ -104,9 +103,6 @@ func (a *apt) command(ctx context.Context, name string, args ...string) *exec.Cm
 
 // fresh tells whether the lists are young enough and of today's sources.
 func (a *apt) fresh() bool {
-	if a.opt.Refresh && !a.netTried {
-		return false
-	}
 	stamp := filepath.Join(a.dir, "updated")
 	fi, err := os.Stat(stamp)
 	if err != nil || time.Since(fi.ModTime()) > a.opt.maxAge() || time.Until(fi.ModTime()) > time.Minute {
@@ -140,10 +136,8 @@ func (a *apt) update(ctx context.Context) error {
 			return fmt.Errorf("fetch package lists: %w", err)
 		}
 		a.opt.say("going on with older package lists: %v", err)
-		a.netTried = true
 		return nil
 	}
-	a.netTried = true
 	if err := os.WriteFile(stamp, []byte(key(a.sources)), 0o644); err != nil {
 		return fmt.Errorf("fetch package lists: %w", err)
 	}

@@ -14,7 +14,12 @@ import (
 var basePackages = []string{
 	"ca-certificates", "curl", "e2fsprogs", "iproute2", "iputils-ping", "kmod", "less", "mount", "netbase",
 	"openssh-server", "openssh-sftp-server", "procps", "tzdata",
+	// With the hook below in place of usrmerge, which would bring all of perl (54 MB).
+	"usr-is-merged",
 }
+
+// mergedHook makes /bin and its kin links before the first package is unpacked.
+const mergedHook = "/usr/share/mmdebstrap/hooks/merged-usr"
 
 // dpkgOptions leave out of the tree, for good, what no server reads. The
 // licences (copyright files) stay: an image is a copy of those programs.
@@ -23,7 +28,7 @@ var dpkgOptions = []string{
 	"path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*", "path-exclude=/usr/share/groff/*",
 	"path-exclude=/usr/share/locale/*", "path-include=/usr/share/locale/locale.alias",
 	"path-exclude=/usr/share/lintian/*", "path-exclude=/usr/share/linda/*", "path-exclude=/usr/share/bug/*",
-	"path-exclude=/usr/share/doc-base/*",
+	"path-exclude=/usr/share/doc-base/*", "path-exclude=/usr/lib/*/perl/*/CORE/*.h",
 	"force-unsafe-io",
 }
 
@@ -83,14 +88,14 @@ func bootstrap(ctx context.Context, opt *Options, a *apt, dir, root string) erro
 	if err := os.WriteFile(aptopts, []byte(a.reach), 0o644); err != nil {
 		return err
 	}
-	args := []string{"--mode=root", "--variant=minbase", "--format=directory", "--quiet", "--include=" + strings.Join(basePackages, ","), "--aptopt=" + aptopts}
+	args := []string{"--mode=root", "--variant=minbase", "--format=directory", "--quiet", "--hook-dir=" + mergedHook, "--include=" + strings.Join(basePackages, ","), "--aptopt=" + aptopts}
 	for _, o := range dpkgOptions {
 		args = append(args, "--dpkgopt="+o)
 	}
 	args = append(args, a.suite, tmp, filepath.Join(a.dir, "sources.list.d", "dsas.sources"))
 	// A /proc of its own process numbers, which mmdebstrap looks things up in.
 	cmd := command(ctx, "sh", append([]string{"-ec", `mount -t proc proc /proc; mmdebstrap "$@"`, "mmdebstrap"}, args...)...)
-	isolate(cmd, true)
+	isolate(opt, cmd, true)
 	if err := runAll(cmd); err != nil {
 		return err
 	}

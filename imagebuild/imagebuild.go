@@ -36,6 +36,9 @@ const epoch = 1704067200
 // defaultMaxAge is how long the package lists count as fresh.
 const defaultMaxAge = 24 * time.Hour
 
+// refreshAge is how old lists may be where newer ones are asked for.
+const refreshAge = 2 * time.Minute
+
 // Store is where built content goes and where what is current is remembered.
 type Store interface {
 	// Put stores what r gives under its digest.
@@ -58,13 +61,17 @@ type Options struct {
 	InitPath string // static dsas-init, for BuildBoot
 	BBPath   string // u-root's commands as one program (bb/build.sh), for BuildBoot
 
-	// Refresh asks the mirrors for newer packages now; else that happens when
-	// the lists are older than MaxAge (default 24 h).
+	// Refresh asks the mirrors for newer packages now (of several builds in a
+	// row, the first does); else that happens when the lists are older than
+	// MaxAge (default 24 h).
 	Refresh bool
 	MaxAge  time.Duration
 
 	// Progress gets one line for each step, for people; nil: silence.
 	Progress func(line string)
+
+	// lock is the cache's, handed on to what works in it (isolate).
+	lock *os.File
 }
 
 func (o *Options) say(format string, args ...any) {
@@ -74,6 +81,9 @@ func (o *Options) say(format string, args ...any) {
 }
 
 func (o *Options) maxAge() time.Duration {
+	if o.Refresh {
+		return refreshAge
+	}
 	if o.MaxAge > 0 {
 		return o.MaxAge
 	}
@@ -99,6 +109,7 @@ func (o *Options) open(ctx context.Context) (unlock func(), err error) {
 	for waiting := false; ; waiting = true {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
+			o.lock = f
 			return func() { f.Close() }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {

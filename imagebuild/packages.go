@@ -97,11 +97,14 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages,
 		args = append(args, packages...)
 	}
 	cmd := a.command(ctx, "sh", args...)
-	isolate(cmd, false)
+	isolate(opt, cmd, false)
 	if err := runAll(cmd); err != nil {
 		return nil, fmt.Errorf("install packages: %w", err)
 	}
-	l, err := makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error { return w.tree(dirs["upper"], imageRule) })
+	l, err := makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error {
+		w.below = b.Dirs
+		return w.tree(dirs["upper"], imageRule)
+	})
 	if err != nil {
 		return nil, err
 	}

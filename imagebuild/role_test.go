@@ -3,7 +3,6 @@ package imagebuild
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"os"
@@ -122,7 +121,8 @@ func TestBuildRole(t *testing.T) {
 		t.Skip("needs root")
 	}
 	need(t, "mmdebstrap", "apt-get", "depmod", "dpkg-deb", "modprobe")
-	store := testStore(t, t.TempDir())
+	storeDir := t.TempDir()
+	store := testStore(t, storeDir)
 	opt := Options{Store: store, Cache: filepath.Join(cacheDir(t), "cache"), Progress: func(line string) { t.Log(line) }}
 	def := tinyRole()
 	start := time.Now()
@@ -175,7 +175,7 @@ func TestBuildRole(t *testing.T) {
 			t.Errorf("work folder left: %v", err)
 		}
 	})
-	t.Run("interrupted", func(t *testing.T) { checkInterrupted(t, opt, store) })
+	t.Run("killed", func(t *testing.T) { checkKilled(t, opt, store, storeDir) })
 	t.Run("reproducible", func(t *testing.T) {
 		// Nothing kept but the kernel and the downloads' lists.
 		for _, d := range []string{"base", "layers", "roles"} {
@@ -330,47 +330,71 @@ func checkModules(t *testing.T, entries []tarEntry, release string) {
 	}
 }
 
-// checkInterrupted ends a build in the middle of the installation.
-func checkInterrupted(t *testing.T, opt Options, store *blobs.Store) {
+// checkKilled ends a build with SIGKILL in the middle of the installation.
+func checkKilled(t *testing.T, opt Options, store *blobs.Store, storeDir string) {
 	before, err := store.Current("tiny")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	hit := false
-	opt.Progress = func(line string) {
-		if strings.HasPrefix(line, "installing") {
-			hit = true
-			// While dpkg is at work: its root is there, the build is not done.
-			go func() {
-				for ctx.Err() == nil {
-					if _, err := os.Stat(filepath.Join(opt.Cache, "work/upper/var/lib/dpkg")); err == nil {
-						cancel()
-					}
-					time.Sleep(time.Millisecond)
-				}
-			}()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestHelperBuild$", "-test.v")
+	cmd.Env = append(os.Environ(), "DSAS_TEST_BUILD="+opt.Cache+"\n"+storeDir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	deadline := time.After(5 * time.Minute)
+	for installing := false; !installing; {
+		select {
+		case err := <-exited:
+			t.Fatalf("the build ended before it could be killed: %v", err)
+		case <-deadline:
+			cmd.Process.Kill()
+			t.Fatal("the build did not come to its installation")
+		case <-time.After(time.Millisecond):
+			// dpkg is at work: its folder has been copied up.
+			_, err := os.Stat(filepath.Join(opt.Cache, "work/upper/var/lib/dpkg"))
+			installing = err == nil
 		}
 	}
-	def := tinyRole()
-	def.Role.Packages = append(def.Role.Packages, "fping", "rsync")
-	if _, err := BuildRole(ctx, opt, def); err == nil || !hit {
-		t.Fatalf("interrupted BuildRole = %v, installing seen: %v; want an error during the installation", err, hit)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
 	}
-	if left := leftMounts(t, opt.Cache); len(left) > 0 {
-		t.Errorf("mounts left: %q", left)
-	}
+	<-exited
 	if after, err := store.Current("tiny"); err != nil || after.Digest != before.Digest {
 		t.Errorf("current = %s, %v; want %s as before", after.Digest, err, before.Digest)
 	}
-	opt.Progress = nil
-	m, err := BuildRole(t.Context(), opt, def)
+	m, err := BuildRole(t.Context(), opt, killedRole())
 	if err != nil {
-		t.Fatalf("build after an interrupted one: %v", err)
+		t.Fatalf("build after a killed one: %v", err)
 	}
-	entries := readLayer(t, store, part(m, "packages"))
-	if find(entries, "usr/bin/rsync") == nil {
+	if find(readLayer(t, store, part(m, "packages")), "usr/bin/rsync") == nil {
 		t.Error("packages lacks rsync")
 	}
+	// Neither here nor in a namespace that some process still has.
+	tables, _ := filepath.Glob("/proc/[0-9]*/mountinfo")
+	for _, name := range tables {
+		if b, err := os.ReadFile(name); err == nil && bytes.Contains(b, []byte(opt.Cache)) {
+			t.Errorf("mounts left in %s", name)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(storeDir, "blobs/sha256/.new-*")); len(left) > 0 {
+		t.Errorf("unfinished content left: %q", left)
+	}
+}
+
+func killedRole() Definition {
+	def := tinyRole()
+	def.Role.Packages = append(def.Role.Packages, "fping", "rsync")
+	return def
+}
+
+// TestHelperBuild is the process that checkKilled kills.
+func TestHelperBuild(t *testing.T) {
+	cache, storeDir, ok := strings.Cut(os.Getenv("DSAS_TEST_BUILD"), "\n")
+	if !ok {
+		t.Skip("only run by TestBuildRole")
+	}
+	_, err := BuildRole(t.Context(), Options{Store: testStore(t, storeDir), Cache: cache}, killedRole())
+	t.Fatalf("BuildRole = %v; want to be killed", err)
 }

@@ -47,8 +47,10 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 
 // isolate gives cmd mounts and processes of its own, which end with it in
 // whatever way it ends: no mount and no daemon that a package starts can leak.
-// Without net it also has no network.
-func isolate(cmd *exec.Cmd, net bool) {
+// Without net it also has no network. It keeps the cache's lock open, so that
+// after a kill the next build waits for the last of its processes.
+func isolate(opt *Options, cmd *exec.Cmd, net bool) {
+	cmd.ExtraFiles = append(cmd.ExtraFiles, opt.lock)
 	flags := uintptr(syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS)
 	if !net {
 		flags |= syscall.CLONE_NEWNET

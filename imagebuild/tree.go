@@ -40,6 +40,7 @@ type layerWriter struct {
 	tar   *tar.Writer
 	layer *layer
 	links map[[2]uint64]string // first name of a file with several
+	below map[string]dirAttr   // folders of the layers below
 	buf   []byte
 }
 
@@ -90,7 +91,9 @@ func (w *layerWriter) tree(root string, rule func(name string, dir bool) verdict
 }
 
 func (w *layerWriter) folder(root, rel string, rule func(string, bool) verdict) error {
-	if rel != "" && getXattr(filepath.Join(root, rel), overlayOpaque) == "y" {
+	// overlayfs marks every folder it makes; where there was none before, the
+	// mark says nothing.
+	if _, covers := w.below[rel]; covers && getXattr(filepath.Join(root, rel), overlayOpaque) == "y" {
 		if err := w.whiteout(path.Join(rel, whiteoutOpaque)); err != nil {
 			return err
 		}

@@ -1,0 +1,245 @@
+package imagebuild
+
+import (
+	"archive/tar"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dsas"
+)
+
+// write makes files; a name that ends in a slash is a folder.
+func write(t *testing.T, root string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		p := filepath.Join(root, name)
+		if strings.HasSuffix(name, "/") {
+			if err := os.MkdirAll(p, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func layerOf(t *testing.T, root string, below map[string]dirAttr) ([]tarEntry, *layer, error) {
+	t.Helper()
+	store := testStore(t, t.TempDir())
+	opt := &Options{Store: store, Cache: t.TempDir()}
+	l, err := makeLayer(t.Context(), opt, "test", "", func(w *layerWriter) error {
+		w.below = below
+		return w.tree(root, imageRule)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return readLayer(t, store, l.Part), l, nil
+}
+
+func TestTree(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, map[string]string{
+		"etc/machine-id": "0123456789abcdef\n", "etc/keep": "k", "etc/ssh/ssh_host_rsa_key": "x", "etc/ssh/sshd_config": "c",
+		"etc/shadow": "root:*:19000::::::\nsshd:!:19000::::::\n", "etc/shadow-": "root:$y$secret:1",
+		"var/log/apt/term.log": "l", "var/log/nginx/": "", "var/lib/apt/lists/x_Packages": "p", "var/cache/apt/archives/x.deb": "d",
+		"tmp/junk": "j", "dev/null2": "n", "usr/bin/a": "same", "boot/vmlinuz": "v", "var/lib/dpkg/status-old": "o",
+	})
+	if err := os.Link(filepath.Join(root, "usr/bin/a"), filepath.Join(root, "usr/bin/b")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("usr/bin", filepath.Join(root, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Unix(1_000_000_000, 0)
+	if err := os.Chtimes(filepath.Join(root, "etc/keep"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(root, "usr/bin/a"), 0o755|os.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setxattr(filepath.Join(root, "etc/keep"), "user.note", []byte("n"), 0); err != nil {
+		t.Logf("no user attributes on this file system: %v", err)
+	}
+	entries, l, err := layerOf(t, root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	want := []string{"bin", "boot/", "dev/", "etc/", "etc/keep", "etc/machine-id", "etc/shadow", "etc/ssh/", "etc/ssh/sshd_config",
+		"tmp/", "usr/", "usr/bin/", "usr/bin/a", "usr/bin/b", "var/", "var/cache/", "var/cache/apt/", "var/lib/", "var/lib/apt/", "var/lib/apt/lists/", "var/lib/dpkg/",
+		"var/log/", "var/log/apt/", "var/log/nginx/"}
+	if !slices.Equal(names, want) {
+		t.Errorf("entries = %q\nwant %q", names, want)
+	}
+	if e := find(entries, "etc/machine-id"); e.Size != 0 {
+		t.Errorf("etc/machine-id has %d bytes; want 0", e.Size)
+	}
+	if e := find(entries, "usr/bin/a"); e.Mode != 0o4755 || string(e.data) != "same" || e.ModTime.Unix() != epoch {
+		t.Errorf("usr/bin/a = %+v; want mode 4755, its content, the epoch", e)
+	}
+	if e := find(entries, "usr/bin/b"); e.Typeflag != tar.TypeLink || e.Linkname != "usr/bin/a" {
+		t.Errorf("usr/bin/b = %+v; want a hard link to usr/bin/a", e)
+	}
+	if e := find(entries, "etc/keep"); !e.ModTime.Equal(old) {
+		t.Errorf("etc/keep is of %v; want %v", e.ModTime, old)
+	} else if getXattr(filepath.Join(root, "etc/keep"), "user.note") == "n" && e.PAXRecords["SCHILY.xattr.user.note"] != "n" {
+		t.Errorf("etc/keep: records %q; want the user attribute", e.PAXRecords)
+	}
+	// keep, shadow, sshd_config and a: one page each.
+	if l.Part.Unpacked != 4*page {
+		t.Errorf("Unpacked = %d; want %d", l.Part.Unpacked, 4*page)
+	}
+	if d := l.Dirs["etc/ssh"]; d.Mode != 0o755 {
+		t.Errorf("Dirs[etc/ssh] = %+v; want mode 755", d)
+	}
+}
+
+func TestWhiteouts(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("making overlayfs's markers needs root")
+	}
+	upper := t.TempDir()
+	write(t, upper, map[string]string{"etc/new": "n", "opq/x": "x", "made/y": "y"})
+	if err := unix.Mknod(filepath.Join(upper, "etc/gone"), unix.S_IFCHR, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"opq", "made"} {
+		if err := unix.Setxattr(filepath.Join(upper, d), overlayOpaque, []byte("y"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, _, err := layerOf(t, upper, map[string]dirAttr{"etc": {}, "opq": {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+		if e.PAXRecords["SCHILY.xattr."+overlayOpaque] != "" {
+			t.Errorf("%s carries overlayfs's own attribute", e.Name)
+		}
+	}
+	want := []string{"etc/", "etc/.wh.gone", "etc/new", "made/", "made/y", "opq/", "opq/.wh..wh..opq", "opq/x"}
+	if !slices.Equal(names, want) {
+		t.Errorf("entries = %q; want %q", names, want)
+	}
+}
+
+func TestCapabilityKept(t *testing.T) {
+	root := t.TempDir()
+	write(t, root, map[string]string{"usr/bin/ping": "p"})
+	// struct vfs_cap_data, revision 2: cap_net_raw (13) permitted and effective.
+	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	if err := unix.Setxattr(filepath.Join(root, "usr/bin/ping"), "security.capability", []byte(capability), 0); err != nil {
+		t.Skipf("cannot set capabilities here: %v", err)
+	}
+	entries, _, err := layerOf(t, root, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := find(entries, "usr/bin/ping"); e == nil || e.PAXRecords["SCHILY.xattr.security.capability"] != capability {
+		t.Errorf("usr/bin/ping = %+v; want its capability", e)
+	}
+}
+
+const keyText = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n"
+
+func TestSecretsRefused(t *testing.T) {
+	for name, content := range map[string]string{
+		"etc/nginx/site.key": keyText,
+		"opt/legacy.pem":     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nMIIEpAIBAAKCAQEAxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n",
+		"etc/shadow":         "root:$y$j9T$abc$def:19000::::::\n",
+		"etc/gshadow":        "adm:$6$x$y::\n",
+	} {
+		root := t.TempDir()
+		write(t, root, map[string]string{name: content})
+		_, _, err := layerOf(t, root, nil)
+		if !errors.Is(err, dsas.ErrInvalid) || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "b3Bl") || strings.Contains(err.Error(), "j9T") {
+			t.Errorf("layer with %s = %v; want ErrInvalid that names it and does not quote it", name, err)
+		}
+		_, err = readFiles(Definition{FS: fstest.MapFS{"files/" + name: {Data: []byte(content)}}})
+		if !errors.Is(err, dsas.ErrInvalid) {
+			t.Errorf("definition with %s = %v; want ErrInvalid", name, err)
+		}
+	}
+	if err := secretsIn("etc/shadow", []byte("eve::19000::::::\n")); !errors.Is(err, dsas.ErrInvalid) {
+		t.Errorf("empty password = %v; want ErrInvalid", err)
+	}
+	// A program that reads keys has the marker and no key.
+	if err := secretsIn("usr/bin/ssh", []byte("\x00-----BEGIN OPENSSH PRIVATE KEY-----\n\x00-----END OPENSSH PRIVATE KEY-----\n\x00"+strings.Repeat("x", 100))); err != nil {
+		t.Errorf("a program with the marker = %v; want nil", err)
+	}
+}
+
+func TestReadFilesRefuses(t *testing.T) {
+	for name, want := range map[string]string{
+		"files/lib/modules/x": "files/usr/lib/modules/x", "files/bin/x": "files/usr/bin/x", "files/etc/.wh.x": "removal",
+	} {
+		_, err := readFiles(Definition{FS: fstest.MapFS{name: {Data: []byte("x")}}})
+		if !errors.Is(err, dsas.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("readFiles(%s) = %v; want ErrInvalid with %q", name, err, want)
+		}
+	}
+	if got, err := readFiles(Definition{FS: fstest.MapFS{"role.yaml": {}}}); err != nil || len(got) != 0 {
+		t.Errorf("readFiles(no files) = %v, %v; want none", got, err)
+	}
+}
+
+// Modes and bytes are the same from embed (no modes) and from a folder.
+func TestReadFilesModes(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"files/usr/bin/tool": "#!/bin/sh\n", "services/a/run": "exec a\n", "files/etc/c": "c"})
+	if err := os.Symlink("c", filepath.Join(dir, "files/etc/l")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readFiles(Definition{FS: os.DirFS(dir)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []roleFile{{"etc/c", 0o644, "", nil}, {"etc/dsas/services/a/run", 0o755, "", nil}, {"etc/l", 0o777, "c", nil}, {"usr/bin/tool", 0o755, "", nil}}
+	for i := range want {
+		if i >= len(got) || got[i].Path != want[i].Path || got[i].Mode != want[i].Mode || got[i].Link != want[i].Link {
+			t.Fatalf("readFiles = %+v; want %+v", got, want)
+		}
+	}
+}
+
+func TestContentTime(t *testing.T) {
+	a, b := contentTime([]byte("aa")), contentTime([]byte("ab"))
+	if a.Equal(b) || !a.Equal(contentTime([]byte("aa"))) || a.Unix() > epoch {
+		t.Errorf("contentTime: %v, %v; want different, stable, before the epoch", a, b)
+	}
+}
+
+func TestBuildRoleRefuses(t *testing.T) {
+	store := testStore(t, t.TempDir())
+	opt := Options{Store: store, Cache: t.TempDir()}
+	for _, role := range []dsas.Role{{Name: "../x"}, {Name: "web", Memory: "lots"}, {Name: "web", Memory: "-1MiB"}, {Name: "web", Remove: []string{"/"}}, {Name: "web", Remove: []string{"var/x"}}, {Name: "web", Remove: []string{"/var/../etc"}}} {
+		if _, err := BuildRole(t.Context(), opt, Definition{Role: role}); !errors.Is(err, dsas.ErrInvalid) {
+			t.Errorf("BuildRole(%+v) = %v; want ErrInvalid", role, err)
+		}
+	}
+	if _, err := BuildBoot(t.Context(), opt); !errors.Is(err, dsas.ErrInvalid) {
+		t.Errorf("BuildBoot(no programs) = %v; want ErrInvalid", err)
+	}
+	if _, err := BuildBoot(t.Context(), Options{}); !errors.Is(err, dsas.ErrInvalid) {
+		t.Errorf("BuildBoot(nothing) = %v; want ErrInvalid", err)
+	}
+}
