@@ -65,6 +65,9 @@ func pid1(ctx context.Context, stage func(context.Context, *Console, *slog.Logge
 	err := stage(ctx, c, log)
 	if err != nil {
 		c.Say("FAILED: %v", err)
+		if wantsShell() {
+			rescueShell(ctx, c)
+		}
 		c.Say("rebooting in %s", giveUpWait)
 		time.Sleep(giveUpWait)
 	}

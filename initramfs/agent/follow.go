@@ -66,12 +66,21 @@ func (f *follower) write(files []dsas.File) error {
 	if err := writeFiles("/", changed); err != nil {
 		return err
 	}
+	served := false
 	for _, file := range changed {
-		if file.Service != "" && !slices.Contains(f.pending, file.Service) {
+		if file.Service == "" {
+			continue
+		}
+		served = true
+		if !slices.Contains(f.pending, file.Service) {
 			f.pending = append(f.pending, file.Service)
 		}
 	}
-	f.event(dsas.Event{Kind: dsas.KindFiles, Message: strings.Join(names, " ") + " changed"})
+	// What concerns no service (/etc/hosts: each node's peers) is no news: a
+	// thousand nodes would say it at each change of one.
+	if served {
+		f.event(dsas.Event{Kind: dsas.KindFiles, Message: strings.Join(names, " ") + " changed"})
+	}
 	return nil
 }
 

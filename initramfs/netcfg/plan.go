@@ -241,9 +241,10 @@ func mergeBond(pl *Plan, cb dsasconf.Bond) error {
 
 // Sysctls are the settings the plan needs. ARP must not answer for, nor speak
 // with, service addresses: they are the balancer's on the wire (arp_ignore and
-// arp_announce, the kernel's ip-sysctl.rst).
+// arp_announce, the kernel's ip-sysctl.rst). Nor may a VLAN's address be had on
+// the untagged side, as the kernel would have it by default.
 func (pl Plan) Sysctls() []Sysctl {
-	if len(pl.Service) == 0 {
+	if len(pl.Service) == 0 && len(pl.VLANs) == 0 {
 		return nil
 	}
 	var out []Sysctl

@@ -173,8 +173,8 @@ func TestFromConf(t *testing.T) {
 
 func TestSysctls(t *testing.T) {
 	pl := Plan{Device: "bond0", VLANs: []VLAN{{"bond0.2", "bond0", 2}}}
-	if got := pl.Sysctls(); got != nil {
-		t.Errorf("Sysctls() without service addresses = %v; want none", got)
+	if got := (Plan{Device: "bond0"}).Sysctls(); got != nil {
+		t.Errorf("Sysctls() without service addresses and VLANs = %v; want none", got)
 	}
 	pl.Service = []netip.Addr{netip.MustParseAddr("10.77.0.80")}
 	want := "[{net/ipv4/conf/all/arp_ignore 1} {net/ipv4/conf/all/arp_announce 2} {net/ipv4/conf/bond0/arp_ignore 1} {net/ipv4/conf/bond0/arp_announce 2} " +
