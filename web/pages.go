@@ -1,89 +1,105 @@
 package web
 
 import (
-	"fmt"
-	"html/template"
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/go-chi/chi/v5"
-
 	"dsas"
 )
 
-// funcs are what the templates may call.
-func (w *web) funcs() template.FuncMap {
-	return template.FuncMap{
-		"ago":   func(t time.Time) string { return ago(w.Now().Sub(t), t) },
-		"clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
-		"stamp": func(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") },
-		"secs":  secs,
-		"mib":   func(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) },
-		"short": func(d dsas.Digest) string { return d.Short() },
-	}
-}
-
-// ago says how long ago in one unit: what one wants to know of a phase.
-func ago(d time.Duration, t time.Time) string {
-	switch {
-	case t.IsZero():
-		return "never"
-	case d < 0:
-		return "now"
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh", int(d.Hours()))
-	}
-	return fmt.Sprintf("%dd", int(d.Hours()/24))
-}
-
-func secs(d time.Duration) string {
-	if d < time.Second {
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	}
-	return fmt.Sprintf("%.1f s", d.Seconds())
-}
-
 // nodesData is the front page.
 type nodesData struct {
-	Nodes   []dsas.NodeView
-	Unknown []dsas.Unknown
+	Nodes   []nodeRow
+	Filter  string
+	Shown   int
+	Boxes   []box
+	Hidden  int // boxes beyond maxBoxes
 	Roles   []dsas.RoleView
-	Sites   []dsas.Site
+	Sites   []siteRow
 	Counts  []count
+	Loaders []dsas.Loader
+}
+
+// nodeRow is one node of the table.
+type nodeRow struct {
+	dsas.NodeView
+	Find   string // what the filter looks through
+	Hidden bool   // does not fit the filter
+}
+
+// siteRow is a site with how many of its nodes serve.
+type siteRow struct {
+	dsas.Site
+	Servers, Balancers share
+}
+
+// share tells how many of the nodes with a role are ready with it.
+type share struct{ Ready, Of int }
+
+func shareOf(nodes []dsas.NodeView, role string) (s share) {
+	for _, v := range nodes {
+		if v.Node.Role == role {
+			s.Of++
+		}
+		// One that was given another role serves until its next boot.
+		if v.Status.Running == role && v.Status.Phase == dsas.PhaseReady {
+			s.Ready++
+		}
+	}
+	s.Of = max(s.Of, s.Ready)
+	return s
 }
 
 type count struct {
 	Phase dsas.Phase
 	N     int
+	On    bool // the filter shows this phase alone
 }
 
 func (w *web) nodesPage(rw http.ResponseWriter, r *http.Request) {
-	var d nodesData
-	var err error
-	if d.Nodes, err = w.API.Nodes(r.Context()); err == nil {
-		if d.Unknown, err = w.API.Unknown(r.Context()); err == nil {
-			if d.Roles, err = w.API.Roles(r.Context()); err == nil {
-				d.Sites, err = w.API.Sites(r.Context())
-			}
-		}
+	ctx := r.Context()
+	d := nodesData{Filter: clean(r.URL.Query().Get("q")), Loaders: dsas.Loaders()}
+	nodes, err := w.API.Nodes(ctx)
+	var unknown []dsas.Unknown
+	var sites []dsas.Site
+	if err == nil {
+		unknown, err = w.API.Unknown(ctx)
+	}
+	if err == nil {
+		d.Roles, err = w.API.Roles(ctx)
+	}
+	if err == nil {
+		sites, err = w.API.Sites(ctx)
 	}
 	if err != nil {
 		w.fail(rw, r, err)
 		return
 	}
-	d.Counts = counts(d.Nodes)
-	w.render(rw, r, "nodes", page{Title: "Nodes", Data: d})
+	f := parseFilter(d.Filter)
+	for _, v := range nodes {
+		row := nodeRow{NodeView: v, Find: findText(v), Hidden: !f.fits(v)}
+		if !row.Hidden {
+			d.Shown++
+		}
+		d.Nodes = append(d.Nodes, row)
+	}
+	for _, s := range sites {
+		d.Sites = append(d.Sites, siteRow{s, shareOf(nodes, s.Role), shareOf(nodes, s.Balancer)})
+	}
+	d.Counts = counts(nodes, d.Filter)
+	d.Boxes = boxes(unknown)
+	if len(d.Boxes) > maxBoxes {
+		d.Boxes, d.Hidden = d.Boxes[:maxBoxes], len(d.Boxes)-maxBoxes
+	}
+	w.render(rw, r, http.StatusOK, "nodes", page{Title: "Nodes", Data: d})
 }
 
 // counts tells how many nodes are in each phase, the bad ones first.
-func counts(nodes []dsas.NodeView) []count {
+func counts(nodes []dsas.NodeView, filter string) []count {
 	order := []dsas.Phase{dsas.PhaseFailed, dsas.PhaseLost, dsas.PhaseReady, dsas.PhaseServices, dsas.PhaseFetch, dsas.PhaseInit,
 		dsas.PhaseKernel, dsas.PhaseLoader, dsas.PhaseDHCP, dsas.PhasePower, dsas.PhaseOff, dsas.PhaseNew}
 	n := map[dsas.Phase]int{}
@@ -93,8 +109,57 @@ func counts(nodes []dsas.NodeView) []count {
 	var out []count
 	for _, p := range order {
 		if n[p] > 0 {
-			out = append(out, count{p, n[p]})
+			out = append(out, count{p, n[p], filter == "phase:"+string(p)})
 		}
+	}
+	return out
+}
+
+// maxBoxes bounds what a boot network full of made-up MACs puts on the page.
+const maxBoxes = 50
+
+// box is what is known of a box that is no node: MACs that sent the same GUID
+// (option 97) are ports of one box, by its own word.
+type box struct {
+	ID    string // for the page
+	MACs  []dsas.Unknown
+	Last  time.Time
+	Count int
+	Arch  string
+	About []string
+}
+
+// boxes puts recorded MACs together by GUID, in their order.
+func boxes(unknown []dsas.Unknown) []box {
+	var out []box
+	at := map[string]int{}
+	for _, u := range unknown {
+		key := u.MAC.String()
+		// Firmware without a number of its own sends all zeros or all ones.
+		if digits := strings.Trim(strings.ToLower(u.GUID), "0f-{} :"); len(digits) > 0 {
+			key = u.GUID
+		}
+		i, ok := at[key]
+		if !ok {
+			i = len(out)
+			at[key] = i
+			out = append(out, box{ID: u.MAC.Dashed()})
+		}
+		b := &out[i]
+		b.MACs = append(b.MACs, u)
+		b.Count += u.Count
+		if u.Last.After(b.Last) {
+			b.Last = u.Last
+		}
+		b.Arch = cmp.Or(b.Arch, clean(u.Arch))
+		if v := clean(u.VendorClass); v != "" && !slices.Contains(b.About, v) {
+			b.About = append(b.About, v)
+		}
+	}
+	for _, b := range out {
+		// A box's ports mostly have MACs in the order of their numbers; the
+		// first becomes eth0.
+		slices.SortFunc(b.MACs, func(x, y dsas.Unknown) int { return slices.Compare(x.MAC[:], y.MAC[:]) })
 	}
 	return out
 }
@@ -102,208 +167,108 @@ func counts(nodes []dsas.NodeView) []count {
 // nodeData is one node's page.
 type nodeData struct {
 	dsas.NodeView
-	Steps   []step
-	Earlier []dsas.Event
+	Boot
+	Trouble *dsas.Event // why it failed or is lost
 	Roles   []dsas.RoleView
-	Total   time.Duration
+	Loaders []dsas.Loader
 }
 
-// step is one event of the latest boot, with its place on the time line.
-type step struct {
-	dsas.Event
-	At    time.Duration // since the boot's first event
-	Bad   bool
-	Width int // per mille of the boot's length, of the time until it
-	Left  int // per mille, where that begins
-}
+// nodeEvents is how many of a node's latest events its page looks at.
+const nodeEvents = 400
 
 func (w *web) nodePage(rw http.ResponseWriter, r *http.Request) {
-	v, err := w.API.Node(r.Context(), chi.URLParam(r, "name"))
+	v, err := w.API.Node(r.Context(), r.PathValue("name"))
+	var events []dsas.Event
+	var roles []dsas.RoleView
+	if err == nil {
+		events, err = w.API.Events(r.Context(), dsas.EventFilter{Node: v.Node.Name, Last: true, Limit: nodeEvents})
+	}
+	if err == nil {
+		roles, err = w.API.Roles(r.Context())
+	}
 	if err != nil {
 		w.fail(rw, r, err)
 		return
 	}
-	events, err := w.API.Events(r.Context(), dsas.EventFilter{Node: v.Node.Name, Last: true, Limit: 400})
-	if err != nil {
-		w.fail(rw, r, err)
-		return
+	goesOn := pips(v.Status.Phase) != nil
+	boot := latestBoot(events, goesOn, w.Now())
+	if len(boot.Steps) == 0 && v.Status.Boot != "" {
+		// So much happened since that its boot is further back.
+		if first, err := w.API.Events(r.Context(), dsas.EventFilter{Node: v.Node.Name, Boot: v.Status.Boot, Limit: nodeEvents}); err == nil && len(first) > 0 {
+			since := boot.Earlier
+			boot = latestBoot(first, goesOn, w.Now())
+			boot.Since, boot.Earlier = since, nil
+		}
 	}
-	roles, err := w.API.Roles(r.Context())
-	if err != nil {
-		w.fail(rw, r, err)
-		return
+	d := nodeData{NodeView: v, Boot: boot, Roles: roles, Loaders: dsas.Loaders()}
+	if v.Status.Phase == dsas.PhaseFailed || v.Status.Phase == dsas.PhaseLost {
+		for _, e := range slices.Backward(events) {
+			if p := dsas.PhaseAfter("", e); p == v.Status.Phase {
+				d.Trouble = &e
+				break
+			}
+		}
 	}
-	d := nodeData{NodeView: v, Roles: roles}
-	latest := latestBoot(events)
-	d.Steps, d.Total = timeline(events[latest:])
-	d.Earlier = slices.Clone(events[:latest])
-	slices.Reverse(d.Earlier)
-	w.render(rw, r, "node", page{Title: v.Node.Name, Data: d})
+	w.render(rw, r, http.StatusOK, "node", page{Title: v.Node.Name, Data: d})
 }
 
-// latestBoot finds where the latest boot begins: at the last power-on, or,
-// where it was switched on by hand, at the first word of its firmware.
-func latestBoot(events []dsas.Event) int {
-	for i, e := range slices.Backward(events) {
-		if e.Kind == dsas.KindPower && e.Message != dsas.PowerOff {
-			return i
-		}
-		if e.Kind == dsas.KindDHCP && (i == 0 || running(events[i-1].Kind)) {
-			return i
-		}
-	}
-	return 0
+// eventsData is the page of events.
+type eventsData struct {
+	Events []dsas.Event
+	Node   string
+	Bad    bool // only those to look at
+	Limit  int
 }
 
-// running tells whether an event is of a system that was up already.
-func running(k dsas.Kind) bool { return strings.HasPrefix(string(k), "node.") }
-
-func timeline(events []dsas.Event) ([]step, time.Duration) {
-	if len(events) == 0 {
-		return nil, 0
-	}
-	start, end := events[0].Time, events[0].Time
-	for _, e := range events {
-		if end.Before(e.Time) {
-			end = e.Time
-		}
-		if e.Kind == dsas.KindReady {
-			break // what comes after ready is its life, not its boot
-		}
-	}
-	total := max(end.Sub(start), time.Millisecond)
-	var out []step
-	prev := start
-	for _, e := range events {
-		s := step{Event: e, At: e.Time.Sub(start), Bad: bad(e.Kind)}
-		from := prev
-		if e.Duration > 0 && e.Time.Add(-e.Duration).After(start) {
-			from = e.Time.Add(-e.Duration)
-		}
-		s.Left = permille(from.Sub(start), total)
-		s.Width = max(4, permille(s.At, total)-s.Left)
-		s.Width = min(s.Width, 1000-s.Left)
-		out = append(out, s)
-		if prev.Before(e.Time) {
-			prev = e.Time
-		}
-	}
-	return out, total
-}
-
-func permille(d, total time.Duration) int {
-	return min(max(int(1000*d/total), 0), 1000)
-}
-
-func bad(k dsas.Kind) bool {
-	switch k {
-	case dsas.KindFailed, dsas.KindPartBad, dsas.KindConfError, dsas.KindLost, dsas.KindRefused, dsas.KindLoaderFailed, dsas.KindWarning:
-		return true
-	}
-	return false
-}
+const pageEvents = 300
 
 func (w *web) eventsPage(rw http.ResponseWriter, r *http.Request) {
-	events, err := w.API.Events(r.Context(), dsas.EventFilter{Last: true, Limit: 300})
+	d := eventsData{Node: r.URL.Query().Get("node"), Bad: r.URL.Query().Get("bad") != "", Limit: pageEvents}
+	limit := d.Limit
+	if d.Bad {
+		limit = 5000 // the API's most
+	}
+	events, err := w.API.Events(r.Context(), dsas.EventFilter{Node: d.Node, Last: true, Limit: limit})
 	if err != nil {
 		w.fail(rw, r, err)
 		return
 	}
 	slices.Reverse(events)
-	w.render(rw, r, "events", page{Title: "Events", Data: events})
+	if d.Bad {
+		events = slices.DeleteFunc(events, func(e dsas.Event) bool { return !bad(e.Kind) })
+	}
+	d.Events = events[:min(len(events), d.Limit)]
+	w.render(rw, r, http.StatusOK, "events", page{Title: "Events", Data: d})
 }
 
-const maxForm = 256 << 10
+// roleRow is a role with the nodes that have it.
+type roleRow struct {
+	dsas.RoleView
+	Size       int64
+	Share      share
+	NodeFilter string
+}
 
-// act does what the forms ask: a role for the chosen nodes, power for them, or
-// both, in this order.
-func (w *web) act(rw http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(rw, r.Body, maxForm)
-	if err := r.ParseForm(); err != nil {
-		w.fail(rw, r, fmt.Errorf("form: %w: %w", err, dsas.ErrInvalid))
+func (w *web) rolesPage(rw http.ResponseWriter, r *http.Request) {
+	roles, err := w.API.Roles(r.Context())
+	var nodes []dsas.NodeView
+	if err == nil {
+		nodes, err = w.API.Nodes(r.Context())
+	}
+	if err != nil {
+		w.fail(rw, r, err)
 		return
 	}
-	names, back := r.PostForm["node"], r.PostForm.Get("back")
-	say, err := w.carryOut(r, names)
-	if err != nil {
-		say = err.Error()
-	}
-	w.goBack(rw, r, back, say, err != nil)
-}
-
-func (w *web) carryOut(r *http.Request, names []string) (string, error) {
-	if len(names) == 0 {
-		return "", fmt.Errorf("choose at least one node first")
-	}
-	ctx, list := r.Context(), strings.Join(names, " ")
-	var did []string
-	if role := r.PostForm.Get("role"); r.PostForm.Get("do") == "assign" {
-		if role == "" {
-			return "", fmt.Errorf("choose a role first")
-		}
-		for _, n := range names { // all are checked before the first changes
-			if _, err := w.API.ChangeNode(ctx, n, map[string]any{"role": role}, true); err != nil {
-				return "", err
+	var rows []roleRow
+	for _, v := range roles {
+		row := roleRow{RoleView: v, NodeFilter: "/?" + url.Values{"q": {"role:" + v.Role.Name}}.Encode()}
+		if v.Image != nil {
+			for _, p := range v.Image.Parts {
+				row.Size += p.Size
 			}
 		}
-		for _, n := range names {
-			if _, err := w.API.ChangeNode(ctx, n, map[string]any{"role": role}, false); err != nil {
-				return "", err
-			}
-		}
-		did = append(did, fmt.Sprintf("%s: role %s", list, role))
+		row.Share = shareOf(nodes, v.Role.Name)
+		rows = append(rows, row)
 	}
-	action := r.PostForm.Get("power")
-	if r.PostForm.Get("do") == "power" && action == "" {
-		return "", fmt.Errorf("choose what to do with the power first")
-	}
-	if action != "" {
-		results, err := w.API.Power(ctx, action, names, false)
-		if err != nil {
-			return "", err
-		}
-		for _, res := range results {
-			if res.Error != "" {
-				return "", fmt.Errorf("%s: %s", res.Node, res.Error)
-			}
-		}
-		did = append(did, fmt.Sprintf("%s: power %s", list, action))
-	}
-	return strings.Join(did, "; "), nil
-}
-
-// takeIn makes a node of a recorded MAC, or forgets it.
-func (w *web) takeIn(rw http.ResponseWriter, r *http.Request) {
-	r.Body = http.MaxBytesReader(rw, r.Body, maxForm)
-	mac, err := dsas.ParseMAC(chi.URLParam(r, "mac"))
-	say := ""
-	switch {
-	case err != nil:
-	case r.PostFormValue("do") == "forget":
-		if err = w.API.RemoveUnknown(r.Context(), mac); err == nil {
-			say = mac.String() + " is forgotten; it is recorded again when it asks again"
-		}
-	default:
-		n := dsas.Node{Name: strings.TrimSpace(r.PostFormValue("name")), NICs: []dsas.NIC{{MAC: mac}}, Role: r.PostFormValue("role")}
-		var made []dsas.Node
-		if made, err = w.API.AddNodes(r.Context(), []dsas.Node{n}, false); err == nil {
-			say = fmt.Sprintf("%s is node %s at %s", mac, made[0].Name, made[0].Address.Addr())
-		}
-	}
-	if err != nil {
-		say = err.Error()
-	}
-	w.goBack(rw, r, "/", say, err != nil)
-}
-
-// goBack answers a form by its page, with a word on what happened.
-func (w *web) goBack(rw http.ResponseWriter, r *http.Request, path, say string, isBad bool) {
-	if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") || strings.ContainsAny(path, "\\\r\n?#") {
-		path = "/"
-	}
-	q := url.Values{"notice": {say}}
-	if isBad {
-		q.Set("bad", "1")
-	}
-	http.Redirect(rw, r, path+"?"+q.Encode(), http.StatusSeeOther)
+	w.render(rw, r, http.StatusOK, "roles", page{Title: "Roles", Data: rows})
 }

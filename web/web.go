@@ -2,9 +2,13 @@
 // and the few things one does to boxes by hand. They are rendered on the
 // server and follow the fleet by server-sent events; everything they change
 // goes through the same API calls as the CLI's, so the same rules hold.
+//
+// Much of what they show was said by whoever is on the boot network: it is
+// text to be shown and nothing else.
 package web
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -13,9 +17,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
-	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 
 	"dsas"
 )
@@ -26,6 +31,7 @@ type API interface {
 	Node(ctx context.Context, name string) (dsas.NodeView, error)
 	AddNodes(ctx context.Context, nodes []dsas.Node, rehearse bool) ([]dsas.Node, error)
 	ChangeNode(ctx context.Context, name string, patch map[string]any, rehearse bool) (dsas.Node, error)
+	RemoveNode(ctx context.Context, name string) error
 	Power(ctx context.Context, action string, nodes []string, rehearse bool) ([]dsas.PowerResult, error)
 	Events(ctx context.Context, f dsas.EventFilter) ([]dsas.Event, error)
 	Unknown(ctx context.Context) ([]dsas.Unknown, error)
@@ -65,22 +71,35 @@ func New(d Deps) (http.Handler, error) {
 		d.Now = time.Now
 	}
 	w := &web{Deps: d, pages: map[string]*template.Template{}}
-	for _, name := range []string{"nodes", "node", "events"} {
-		t, err := template.New("layout.html").Funcs(w.funcs()).ParseFS(pageFiles, "pages/layout.html", "pages/"+name+".html")
+	for _, name := range []string{"nodes", "node", "events", "roles", "sure", "error"} {
+		t, err := template.New("layout.html").Funcs(w.funcs()).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html", "pages/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("parse page %s: %w", name, err)
 		}
 		w.pages[name] = t
 	}
-	r := chi.NewRouter()
-	r.Use(Headers)
-	r.Get("/", w.nodesPage)
-	r.Get("/nodes/{name}", w.nodePage)
-	r.Get("/events", w.eventsPage)
-	r.Get("/live", w.live)
-	r.Post("/act", w.act)
-	r.Post("/unknown/{mac}", w.takeIn)
-	return http.NewCrossOriginProtection().Handler(r), nil
+	mux := http.NewServeMux()
+	// Not a chi router: the API behind InProcess is one, and would take the
+	// route that chi leaves in a request's context for its own.
+	mux.HandleFunc("GET /live", w.live)
+	// A thousand rows are a megabyte, and a tenth of it packed.
+	pack := middleware.Compress(1, "text/html")
+	for pattern, h := range map[string]http.HandlerFunc{
+		"GET /{$}":           w.nodesPage,
+		"GET /nodes/{name}":  w.nodePage,
+		"GET /events":        w.eventsPage,
+		"GET /roles":         w.rolesPage,
+		"POST /act":          w.action(w.act),
+		"POST /nodes":        w.action(w.addNode),
+		"POST /nodes/{name}": w.action(w.changeNode),
+		"POST /unknown":      w.action(w.takeIn),
+		"/": func(rw http.ResponseWriter, r *http.Request) {
+			w.fail(rw, r, fmt.Errorf("page %s: %w", r.URL.Path, dsas.ErrNotFound))
+		},
+	} {
+		mux.Handle(pattern, pack(h))
+	}
+	return Headers(http.NewCrossOriginProtection().Handler(mux)), nil
 }
 
 // Static serves style and script, below /static/.
@@ -96,12 +115,12 @@ func Static() http.Handler {
 	}))
 }
 
-// Headers keeps the pages to themselves: no foreign script, no framing, no
-// referrer to leak a node's name.
+// Headers keeps the pages to themselves: no foreign and no inline script, no
+// framing, no referrer to leak a node's name.
 func Headers(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
+		h.Set("Content-Security-Policy", "default-src 'self'; object-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "same-origin")
 		next.ServeHTTP(w, r)
@@ -110,31 +129,34 @@ func Headers(next http.Handler) http.Handler {
 
 // page is what every page's template gets.
 type page struct {
-	Title  string
-	Path   string
-	Notice string // what an action did, or why not
-	Bad    bool   // the notice is an error
-	Data   any
+	Title string
+	Path  string
+	Now   time.Time // the server's clock, by which the script counts ages
+	Said  *said     // what an action did, or why not
+	Data  any
 }
 
 // render writes a page, or only its live part where the script asks for it.
-func (w *web) render(rw http.ResponseWriter, r *http.Request, name string, p page) {
-	p.Path = r.URL.Path
-	if n := r.URL.Query().Get("notice"); n != "" {
-		p.Notice, p.Bad = n, r.URL.Query().Get("bad") != ""
-	}
-	block := "layout.html"
-	if r.Header.Get("Dsas-Part") == "live" {
-		block = "live"
+func (w *web) render(rw http.ResponseWriter, r *http.Request, code int, name string, p page) {
+	p.Path, p.Now = r.URL.Path, w.Now()
+	block := "live"
+	if r.Header.Get("Dsas-Part") != "live" {
+		block = "layout.html"
+		p.Said = takeSaid(rw, r)
 	}
 	rw.Header().Set("Content-Type", "text/html; charset=utf-8")
 	rw.Header().Set("Cache-Control", "no-store")
-	if err := w.pages[name].ExecuteTemplate(rw, block, p); err != nil && r.Context().Err() == nil {
+	var b bytes.Buffer // a page that fails is not half sent
+	if err := w.pages[name].ExecuteTemplate(&b, block, p); err != nil {
 		w.Log.Error("render page", "page", name, "err", err)
+		http.Error(rw, "The server could not make this page; its log says why.", http.StatusInternalServerError)
+		return
 	}
+	rw.WriteHeader(code)
+	_, _ = b.WriteTo(rw) // the reader has gone: nobody to tell
 }
 
-// fail shows an error as a page's answer.
+// fail answers with a page that says what is wrong.
 func (w *web) fail(rw http.ResponseWriter, r *http.Request, err error) {
 	code := http.StatusInternalServerError
 	switch {
@@ -144,34 +166,18 @@ func (w *web) fail(rw http.ResponseWriter, r *http.Request, err error) {
 		code = http.StatusBadRequest
 	case errors.Is(err, dsas.ErrConflict):
 		code = http.StatusConflict
+	case r.Context().Err() == nil:
+		w.Log.Error("page", "path", r.URL.Path, "err", err)
 	}
-	http.Error(rw, err.Error(), code)
+	w.render(rw, r, code, "error", page{Title: http.StatusText(code), Data: words(err)})
 }
 
-// live sends a line for each burst of events; the script then fetches the
-// page's live part anew. The page is right even when a line is lost.
-func (w *web) live(rw http.ResponseWriter, r *http.Request) {
-	events, cancel := w.Subscribe()
-	defer cancel()
-	rc := http.NewResponseController(rw)
-	rw.Header().Set("Content-Type", "text/event-stream")
-	rw.Header().Set("Cache-Control", "no-store")
-	fmt.Fprint(rw, "retry: 2000\n\n")
-	tick := time.NewTicker(20 * time.Second) // ages are shown; and proxies cut silence
-	defer tick.Stop()
-	for {
-		if rc.Flush() != nil {
-			return
-		}
-		select {
-		case <-r.Context().Done():
-			return
-		case <-w.Done:
-			return
-		case <-tick.C:
-			fmt.Fprint(rw, "data: tick\n\n")
-		case e := <-events:
-			fmt.Fprintf(rw, "data: %d\n\n", e.ID)
-		}
+// words gives an error's text for a person: the sentinel at its end is for
+// programs.
+func words(err error) string {
+	text := err.Error()
+	for _, s := range []error{dsas.ErrInvalid, dsas.ErrConflict, dsas.ErrDenied} {
+		text = strings.TrimSuffix(text, ": "+s.Error())
 	}
+	return clean(text)
 }
