@@ -99,6 +99,10 @@ func bootstrap(ctx context.Context, opt *Options, a *apt, dir, root string) erro
 	if err := runAll(cmd); err != nil {
 		return err
 	}
+	// Empty means: an identity is made at boot. Missing, programs complain.
+	if err := os.WriteFile(filepath.Join(tmp, "etc/machine-id"), nil, 0o444); err != nil {
+		return err
+	}
 	// What apt in the build must not see again is left out of the layer only;
 	// the file with the dpkg options stays in the tree for the packages layer.
 	if err := os.RemoveAll(dir); err != nil {
