@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +28,8 @@ type labCmd struct {
 	Up     labUpCmd     `cmd:"" help:"The same in the background; its log is lab.log in the state folder."`
 	Down   labDownCmd   `cmd:"" help:"Stop it."`
 	Status labStatusCmd `cmd:"" help:"Tell what runs."`
+	Link   labLinkCmd   `cmd:"" help:"Pull a node's cable, or plug it in."`
+	Switch labSwitchCmd `cmd:"" help:"Make a switch stop forwarding, or go on."`
 }
 
 type labFlags struct {
@@ -150,4 +153,40 @@ func (c *labStatusCmd) Run(_ context.Context, a *app) error {
 		fmt.Fprintf(a.stdout, "%-6s %-4s %-5s %5d MiB  links %-10s console %s\n", n.Name, n.State, n.Firmware, n.Memory, strings.Join(links, ","), n.Serial)
 	}
 	return nil
+}
+
+type labLinkCmd struct {
+	Node  string `arg:"" help:"Node whose cable it is."`
+	Port  int    `arg:"" help:"Port, from 0."`
+	State string `arg:"" enum:"up,down" help:"up or down."`
+}
+
+// Help gives the examples.
+func (*labLinkCmd) Help() string {
+	return `Pulls a node's cable, or plugs it in again.
+
+  dsas lab link w101 0 down`
+}
+
+// Run implements the command.
+func (c *labLinkCmd) Run(ctx context.Context, _ *app) error {
+	return lab.Tell(ctx, lab.DefaultRunDir, labName, "nodes", c.Node, "link", strconv.Itoa(c.Port), c.State)
+}
+
+type labSwitchCmd struct {
+	Switch int    `arg:"" help:"Switch, 0 or 1."`
+	State  string `arg:"" enum:"forward,block" help:"forward or block."`
+}
+
+// Help gives the examples.
+func (*labSwitchCmd) Help() string {
+	return `Makes a switch stop forwarding while its links stay up (only ARP monitoring
+notices), or forward again.
+
+  dsas lab switch 0 block`
+}
+
+// Run implements the command.
+func (c *labSwitchCmd) Run(ctx context.Context, _ *app) error {
+	return lab.Tell(ctx, lab.DefaultRunDir, labName, "switches", strconv.Itoa(c.Switch), c.State)
 }
