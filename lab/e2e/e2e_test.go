@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -196,6 +200,7 @@ func testRoleChange(t *testing.T, r *rack, b *box) {
 	if got := b.ssh(t, `mariadb -N -e "select v from lab.t"`); got != "4711" {
 		t.Errorf("after a power cycle the row is %q; want 4711", got)
 	}
+	t.Run("a foreign disk", func(t *testing.T) { testForeignDisk(t, r, b) })
 	toRole("web")
 	if out, err := b.trySSH("mountpoint -q /var/lib/mysql && echo mounted || echo free"); err != nil || out != "free" {
 		t.Errorf("as web, /var/lib/mysql is %q, %v; want it free", out, err)
@@ -205,33 +210,105 @@ func testRoleChange(t *testing.T, r *rack, b *box) {
 	}
 }
 
+// testForeignDisk puts a disk with somebody's data into a database node: it
+// must be refused by name and stay as it is, to the byte.
+func testForeignDisk(t *testing.T, r *rack, b *box) {
+	if err := b.PowerOff(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	kept := b.DiskPath() + ".kept"
+	if err := os.Rename(b.DiskPath(), kept); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		b.PowerOff(t.Context(), true)
+		if err := os.Rename(kept, b.DiskPath()); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	// An XFS of somebody's: mkfs is the real one.
+	for _, argv := range [][]string{{"truncate", "-s", "512M", b.DiskPath()}, {"mkfs.xfs", "-q", b.DiskPath()}} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", argv, err, out)
+		}
+	}
+	before := sha(t, b.DiskPath())
+	mark := r.mark(t, b.Name())
+	r.dsas(t, "power", "cycle", b.Name())
+	deadline := time.Now().Add(patience)
+	var failed dsas.Event
+	for failed.Kind == "" {
+		for _, e := range r.events(t, b.Name(), mark) {
+			if e.Kind == dsas.KindFailed {
+				failed = e
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no failure told\n%s", b.story(t, mark))
+		}
+		time.Sleep(300 * time.Millisecond)
+	}
+	for _, want := range []string{"DBDEVICE", "/dev/vda", "xfs"} {
+		if !strings.Contains(failed.Message, want) {
+			t.Errorf("the failure says %q; want %q in it", failed.Message, want)
+		}
+	}
+	if err := b.PowerOff(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if after := sha(t, b.DiskPath()); after != before {
+		t.Errorf("the foreign disk was changed: %s, was %s", after, before)
+	}
+}
+
+func sha(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
 func testBond(t *testing.T, r *rack, b *box) {
-	part := r.slowPart(t)
-	url := fmt.Sprintf("http://%s:8080/v2/dsas/web/blobs/%s", r.lab.Address().Addr(), part.Digest)
+	const size = 64 << 20
+	want, _, _ := strings.Cut(b.ssh(t, fmt.Sprintf("head -c %d /dev/urandom > /var/www/dsas/big && sha256sum /var/www/dsas/big", size)), " ")
+	url := "http://" + r.node(t, b.Name()).Node.Address.Addr().String() + "/big"
 	active := func() string { return b.ssh(t, "cat /sys/class/net/bond0/bonding/active_slave") }
+	// through breaks something in the middle of a download over bond0 and
+	// mends it when the download is done: the part that is read after the
+	// fail-over is far larger than any buffer on the way.
 	through := func(name string, break_, mend func()) {
 		t.Run(name, func(t *testing.T) {
 			before := active()
-			pidFile := "/tmp/dl-" + strings.ReplaceAll(name, " ", "-")
-			// curl's own rate limit makes the download outlast the failure.
-			b.ssh(t, fmt.Sprintf("setsid curl -sS --fail --limit-rate %d -o %s.out %s >%s.err 2>&1 </dev/null & echo $! > %s.pid", part.Size/25, pidFile, url, pidFile, pidFile))
+			c := r.lab.HTTPClient()
+			c.Timeout = patience
+			resp, err := c.Get(url)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			sum := sha256.New()
+			if _, err := io.CopyN(sum, resp.Body, 1<<20); err != nil {
+				t.Fatal(err)
+			}
 			mark := r.mark(t, b.Name())
 			break_()
+			defer mend()
 			b.wait(t, mark, "a fail-over", func(e dsas.Event) bool {
 				return e.Kind == dsas.KindLink && strings.Contains(e.Message, "active port eth") && !strings.Contains(e.Message, "active port "+before)
 			})
 			if now := active(); now == before {
 				t.Errorf("active port is still %s", now)
 			}
-			mend()
-			eventually(t, "the download ends", func() error {
-				if out := b.ssh(t, fmt.Sprintf("kill -0 $(cat %s.pid) 2>/dev/null && echo runs || echo done", pidFile)); out != "done" {
-					return fmt.Errorf("curl %s", out)
-				}
-				return nil
-			})
-			if out := b.ssh(t, fmt.Sprintf("cat %s.err; sha256sum %s.out | cut -d' ' -f1; rm -f %s.out", pidFile, pidFile, pidFile)); "sha256:"+out != string(part.Digest) {
-				t.Errorf("download through the failure: %q; want %s", out, part.Digest)
+			n, err := io.Copy(sum, resp.Body)
+			if got := hex.EncodeToString(sum.Sum(nil)); err != nil || got != want {
+				t.Errorf("download through the failure: %d bytes more, %v, sha256 %s; want %s", n, err, got, want)
 			}
 		})
 	}
@@ -247,21 +324,20 @@ func testBond(t *testing.T, r *rack, b *box) {
 			t.Fatal(err)
 		}
 	}
+	bothUp := func() {
+		t.Helper()
+		eventually(t, "both ports are up again", func() error {
+			if out := b.ssh(t, "cat /sys/class/net/eth0/bonding_slave/mii_status /sys/class/net/eth1/bonding_slave/mii_status"); out != "up\nup" {
+				return fmt.Errorf("%s", out)
+			}
+			return nil
+		})
+	}
 	var p int
 	through("the active port loses its link", func() { p = port(); check(b.SetLink(t.Context(), p, false)) }, func() { check(b.SetLink(t.Context(), p, true)) })
-	eventually(t, "both ports are up again", func() error {
-		if out := b.ssh(t, "cat /sys/class/net/eth0/bonding_slave/mii_status /sys/class/net/eth1/bonding_slave/mii_status"); out != "up\nup" {
-			return fmt.Errorf("%s", out)
-		}
-		return nil
-	})
+	bothUp()
 	through("the other switch is cut off", func() { p = port(); check(r.lab.CutSwitch(t.Context(), p, true)) }, func() { check(r.lab.CutSwitch(t.Context(), p, false)) })
-	eventually(t, "both ports are up again", func() error {
-		if out := b.ssh(t, "cat /sys/class/net/eth0/bonding_slave/mii_status /sys/class/net/eth1/bonding_slave/mii_status"); out != "up\nup" {
-			return fmt.Errorf("%s", out)
-		}
-		return nil
-	})
+	bothUp()
 	through("a switch stops forwarding with its links up", func() { p = port(); check(r.lab.SwitchForwarding(p, false)) }, func() { check(r.lab.SwitchForwarding(p, true)) })
 
 	t.Run("a port is pulled during the image fetch", func(t *testing.T) {
@@ -272,17 +348,6 @@ func testBond(t *testing.T, r *rack, b *box) {
 		b.ready(t, mark)
 		check(b.SetLink(t.Context(), 0, true))
 	})
-}
-
-// slowPart is something of some MiB that the server has: the base layer.
-func (r *rack) slowPart(t *testing.T) dsas.Part {
-	t.Helper()
-	var v dsas.ImagesView
-	decode(t, r.dsas(t, "image", "ls", "--json"), &v)
-	if len(v.Images) == 0 {
-		t.Fatal("no images")
-	}
-	return v.Images[0].Parts[0]
 }
 
 func testVLAN(t *testing.T, r *rack, a, b *box) {
@@ -351,7 +416,12 @@ func testDamagedPart(t *testing.T, r *rack, b *box) {
 	// The node tries again by itself, and then the wrong line is told.
 	mark = e.ID
 	eventuallyReady(t, b, mark)
-	told := b.wait(t, mark, "the wrong line", kind(dsas.KindConfError))
+	var told dsas.Event
+	for _, e := range r.events(t, b.Name(), mark) {
+		if e.Kind == dsas.KindConfError {
+			told = e
+		}
+	}
 	for _, want := range []string{"line ", "IPADDRESS7", "300.1.1.1/22"} {
 		if !strings.Contains(told.Message, want) {
 			t.Errorf("the wrong line is told as %q; want %q in it", told.Message, want)
@@ -378,22 +448,39 @@ func eventuallyReady(t *testing.T, b *box, mark int64) {
 }
 
 func testKilledServer(t *testing.T, r *rack, b *box) {
-	leases := r.dsas(t, "lease", "ls", "--json")
 	address := r.node(t, b.Name()).Node.Address
+	leases := map[string]string{} // by client: what real DHCP clients were given
+	ask := func(client string) {
+		t.Helper()
+		got := r.lease(t, client)
+		if before, ok := leases[client]; ok && before != got {
+			t.Errorf("client %s had %s and now has %s; want the same", client, before, got)
+		}
+		for other, addr := range leases {
+			if other != client && addr == got {
+				t.Errorf("clients %s and %s both have %s", client, other, got)
+			}
+		}
+		leases[client] = got
+	}
 	mark := r.mark(t, b.Name())
 	r.dsas(t, "power", "cycle", b.Name())
-	for _, at := range []dsas.Kind{dsas.KindDHCP, dsas.KindScript, dsas.KindKernel, dsas.KindConfigTaken, dsas.KindFetch, dsas.KindSwitched} {
+	for i, at := range []dsas.Kind{dsas.KindDHCP, dsas.KindScript, dsas.KindKernel, dsas.KindConfigTaken, dsas.KindFetch, dsas.KindSwitched} {
 		e := b.wait(t, mark, string(at), kind(at))
+		ask(fmt.Sprintf("c%d", i))
 		r.killServer()
 		r.startServer()
 		t.Logf("killed at %s (event %d) and started again", at, e.ID)
 	}
 	b.ready(t, mark)
+	for client := range leases {
+		ask(client) // the same address, from a server that was killed since
+	}
+	if len(leases) < 6 {
+		t.Errorf("leases = %v; want one for each of 6 clients", leases)
+	}
 	if got := r.node(t, b.Name()).Node.Address; got != address {
 		t.Errorf("address after the kills = %s; want %s", got, address)
-	}
-	if got := r.dsas(t, "lease", "ls", "--json"); got != leases {
-		t.Errorf("leases after the kills = %s; want %s", got, leases)
 	}
 	// A node that is up does not notice that the server is gone.
 	r.killServer()
@@ -401,4 +488,19 @@ func testKilledServer(t *testing.T, r *rack, b *box) {
 		t.Errorf("with the server dead the node answers %.80q, %v", body, err)
 	}
 	r.startServer()
+}
+
+var leaseRE = regexp.MustCompile(`lease of ([0-9.]+) obtained`)
+
+// lease has a real DHCP client on the core switch ask for an address.
+func (r *rack) lease(t *testing.T, client string) string {
+	t.Helper()
+	script := fmt.Sprintf("ip link show %[1]s >/dev/null 2>&1 || { ip link add %[1]s type veth peer name %[1]sp && ip link set %[1]sp master %[2]s up && ip link set %[1]s arp off up; }; "+
+		"udhcpc -i %[1]s -f -n -q -t 20 -T 2 -s /bin/true 2>&1", client, r.lab.Core())
+	out, err := r.lab.Exec(t.Context(), "sh", "-c", script)
+	m := leaseRE.FindStringSubmatch(string(out))
+	if err != nil || m == nil {
+		t.Fatalf("DHCP client %s: %v: %s", client, err, out)
+	}
+	return m[1]
 }
