@@ -46,6 +46,7 @@ type serveCmd struct {
 	Socket         string   `help:"The CLI's socket (default /run/dsas/dsas.sock)." env:"DSAS_SOCKET" placeholder:"PATH"`
 	Netns          string   `help:"Open the boot listeners in this network namespace." env:"DSAS_NETNS" placeholder:"NAME"`
 	Discovery      bool     `help:"Boot MACs that belong to no node into the inventory role." env:"DSAS_DISCOVERY"`
+	NoDHCP         bool     `help:"Give no addresses: an existing DHCP server does, and its next-server and boot file point here." name:"no-dhcp" env:"DSAS_NO_DHCP"`
 	AuthorizedKeys string   `help:"SSH public keys that may log in as root on every node." env:"DSAS_AUTHORIZED_KEYS" placeholder:"FILE"`
 	LogLevel       string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"DSAS_LOG_LEVEL"`
 	LogJSON        bool     `help:"Log as JSON lines." env:"DSAS_LOG_JSON"`
@@ -65,6 +66,7 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	override(&cfg.Netns, c.Netns)
 	override(&cfg.AuthorizedKeys, c.AuthorizedKeys)
 	cfg.Discovery = cfg.Discovery || c.Discovery
+	cfg.NoDHCP = cfg.NoDHCP || c.NoDHCP
 	if c.Pool != "" {
 		if len(cfg.Subnets) > 1 {
 			return usageError{err: fmt.Errorf("--pool with %d subnets configured: name the pools in the configuration: %w", len(cfg.Subnets), dsas.ErrInvalid)}

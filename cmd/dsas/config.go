@@ -34,6 +34,8 @@ type config struct {
 	Variables map[string]string `yaml:"variables"`
 	// Discovery: unknown MACs boot the inventory role.
 	Discovery bool `yaml:"discovery"`
+	// NoDHCP: an existing DHCP server gives the addresses and points here.
+	NoDHCP bool `yaml:"noDHCP"`
 	// NoRouterAdvertisement: do not tell iPXE that there is no IPv6 router.
 	NoRouterAdvertisement bool `yaml:"noRouterAdvertisement"`
 	// AuthorizedKeys is a file of SSH public keys that may log in as root on

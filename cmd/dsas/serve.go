@@ -155,11 +155,13 @@ func (d *daemon) listenBoot() (err error) {
 		return err
 	}
 	for _, name := range d.cfg.Interfaces {
-		c, err := dhcp.Listen(name)
-		if err != nil {
-			return err
+		if !d.cfg.NoDHCP {
+			c, err := dhcp.Listen(name)
+			if err != nil {
+				return err
+			}
+			d.socks.dhcp = append(d.socks.dhcp, c)
 		}
-		d.socks.dhcp = append(d.socks.dhcp, c)
 		t, err := tftp.Listen(name)
 		if err != nil {
 			return err
@@ -200,7 +202,6 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	}
 	events, cancelEvents := d.store.Subscribe()
 	list := []server.Named{
-		{Name: "dhcp", Component: dhcpd},
 		{Name: "tftp", Component: tftpd},
 		{Name: "ra", Component: &ra.Server{Log: d.log.With("part", "ra"), Conns: d.socks.ra}},
 		{Name: "changes", Component: server.Func(func(ctx context.Context) error {
@@ -209,6 +210,9 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 		})},
 		{Name: "liveness", Component: &liveness.Watch{Store: d.store, Log: d.log, Quiet: 4 * d.cfg.Heartbeat, Every: d.cfg.Heartbeat / 2}},
 		{Name: "housekeeping", Component: server.Func(d.housekeeping)},
+	}
+	if !d.cfg.NoDHCP {
+		list = append(list, server.Named{Name: "dhcp", Component: dhcpd})
 	}
 	for _, l := range d.socks.http {
 		list = append(list, server.Named{Name: "boot HTTP", Component: server.Func(func(ctx context.Context) error { return d.boot.Run(ctx, l) })})

@@ -105,6 +105,7 @@ func New(c Config) *Server {
 // Handler gives the routes of docs/architecture.md, "Boot listener".
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
+	r.Get("/boot/script.ipxe", s.anyScript)
 	r.Get("/boot/{mac}/script.ipxe", s.script)
 	r.Get("/boot/{mac}/failed", s.loaderFailed)
 	r.Get("/v2/dsas/{name}/blobs/{digest}", s.blob)

@@ -40,6 +40,15 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, plan.IPXEScript(params))
 }
 
+// anyScript is for an existing DHCP server that has one boot file for all: it
+// makes iPXE ask for its own. netX is the interface it booted from, hexhyp its
+// MAC with dashes (iPXE's settings); the URL is relative to this one's.
+func (s *Server) anyScript(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	io.WriteString(w, "#!ipxe\n:again\nchain --replace --autofree ${netX/mac:hexhyp}/script.ipxe ||\n"+
+		"echo dsas: ${netX/mac}: no script: ${errno}; again in 10 s\nsleep 10\ngoto again\n")
+}
+
 // PXELINUXConfig is what the TFTP server sends as a node's configuration;
 // attempt counts what PXELINUX asked for already in this boot.
 func (s *Server) PXELINUXConfig(ctx context.Context, mac dsas.MAC, attempt int) (string, error) {

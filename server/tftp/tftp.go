@@ -225,27 +225,34 @@ const configDir = "pxelinux.cfg/"
 // ParsePath takes "nbp/MAC/FILE" apart; a path that names nothing we have is
 // an error. FILE is a loader's name or lies below pxelinux.cfg/: since it is
 // compared and never looked up as it came, no path leads out of the folder.
+// Without "nbp/MAC/", as an existing DHCP server's one boot file for all boxes
+// has it, mac is zero for a loader, and the one that PXELINUX puts into the
+// name of its configuration.
 func ParsePath(name string) (mac dsas.MAC, file string, err error) {
 	bad := func(why string) (dsas.MAC, string, error) {
 		return dsas.MAC{}, "", fmt.Errorf("path %q: %s: %w", clip(name), why, dsas.ErrNotFound)
 	}
-	rest, ok := strings.CutPrefix(strings.TrimPrefix(name, "/"), "nbp/")
-	if !ok {
-		return bad("does not begin with nbp/")
-	}
-	dir, file, ok := strings.Cut(rest, "/")
-	if !ok {
-		return bad("names no file")
-	}
-	mac, err = dsas.ParseMAC(dir)
-	if err != nil || mac.Dashed() != dir {
-		return bad("its second part is not a MAC with dashes")
+	file = strings.TrimPrefix(name, "/")
+	if rest, ok := strings.CutPrefix(file, "nbp/"); ok {
+		dir, in, ok := strings.Cut(rest, "/")
+		if !ok {
+			return bad("names no file")
+		}
+		mac, err = dsas.ParseMAC(dir)
+		if err != nil || mac.Dashed() != dir {
+			return bad("its second part is not a MAC with dashes")
+		}
+		file = in
+	} else if cfg, ok := strings.CutPrefix(file, configDir+"01-"); ok {
+		if mac, err = dsas.ParseMAC(cfg); err != nil || mac.Dashed() != cfg {
+			return bad("names no MAC with dashes")
+		}
 	}
 	switch file {
 	case boot.FileUndionly, boot.FileSNPOnly, boot.FileLPXELINUX, boot.FileLdlinux:
 		return mac, file, nil
 	}
-	if cfg, ok := strings.CutPrefix(file, configDir); ok && cfg != "" && !strings.ContainsAny(cfg, "/\\") && len(cfg) < 64 {
+	if cfg, ok := strings.CutPrefix(file, configDir); ok && cfg != "" && !mac.IsZero() && !strings.ContainsAny(cfg, "/\\") && len(cfg) < 64 {
 		return mac, file, nil
 	}
 	return bad("no such file")

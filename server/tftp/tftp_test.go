@@ -135,7 +135,13 @@ func TestParsePath(t *testing.T) {
 			t.Errorf("ParsePath(%q) = %v, %v; want the MAC", good, mac, err)
 		}
 	}
-	for _, bad := range []string{"", "/", "undionly.kpxe", "nbp/undionly.kpxe", dir, dir + "../../etc/passwd", dir + "/undionly.kpxe", "../nbp/52-54-00-00-01-01/undionly.kpxe",
+	// As an existing DHCP server names them, for all boxes alike.
+	for name, want := range map[string]string{"undionly.kpxe": "00:00:00:00:00:00", "/snponly.efi": "00:00:00:00:00:00", "pxelinux.cfg/01-52-54-00-00-01-01": "52:54:00:00:01:01"} {
+		if mac, _, err := ParsePath(name); err != nil || mac.String() != want {
+			t.Errorf("ParsePath(%q) = %v, %v; want %s", name, mac, err, want)
+		}
+	}
+	for _, bad := range []string{"", "/", "dsas.db", "pxelinux.cfg/default", "pxelinux.cfg/01-x", "../undionly.kpxe", "nbp/undionly.kpxe", dir, dir + "../../etc/passwd", dir + "/undionly.kpxe", "../nbp/52-54-00-00-01-01/undionly.kpxe",
 		"nbp/52-54-00-00-01-01/../52-54-00-00-01-01/undionly.kpxe", "nbp/52:54:00:00:01:01/undionly.kpxe", dir + "pxelinux.cfg/", dir + "pxelinux.cfg/../x", dir + "pxelinux.cfg/a/b", dir + "pxelinux.cfg\\x",
 		dir + "undionly.kpxe\x00", "//" + dir + "undionly.kpxe", "nbp/01-52-54-00-00-01-01/undionly.kpxe", dir + "pxelinux.cfg/" + strings.Repeat("a", 64)} {
 		if mac, file, err := ParsePath(bad); err == nil {
