@@ -24,7 +24,9 @@ const (
 // Kind says what an event is about: "<who>.<what>".
 type Kind string
 
-// The kinds. Those that begin with "node." come from the node itself, signed.
+// The kinds. Those that begin with "node." and have a boot come from the node
+// itself, signed, but for lost, back, assigned and changed; without a boot it is
+// the server that says it of the node.
 const (
 	KindDHCP         Kind = "dhcp.ack"       // address and boot file given
 	KindRefused      Kind = "dhcp.refused"   // e.g. unknown architecture; message says why
@@ -46,11 +48,12 @@ const (
 	KindLink         Kind = "node.link"  // a bond's active port changed
 	KindFiles        Kind = "node.files" // rendered files changed and were applied
 	KindWarning      Kind = "node.warning"
-	KindLost         Kind = "node.lost"     // heartbeats stopped; said by the server
-	KindBack         Kind = "node.back"     // heartbeats are back; said by the server
-	KindPower        Kind = "power"         // message: on, off, cycle, and who
-	KindAssigned     Kind = "node.assigned" // operator changed the role
-	KindChanged      Kind = "node.changed"  // operator added or changed the node
+	KindLost         Kind = "node.lost"      // heartbeats stopped; said by the server
+	KindBack         Kind = "node.back"      // heartbeats are back; said by the server
+	KindInventory    Kind = "node.inventory" // what the box is; detail: JSON
+	KindPower        Kind = "power"          // message: on, off, cycle, and who
+	KindAssigned     Kind = "node.assigned"  // operator changed the role
+	KindChanged      Kind = "node.changed"   // operator added or changed the node
 	KindSiteChanged  Kind = "site.changed"
 	KindUnknown      Kind = "unknown.seen" // an unknown MAC was recorded for the first time
 	KindImage        Kind = "image.published"
@@ -73,19 +76,30 @@ type Event struct {
 }
 
 // PhaseAfter gives the phase a node is in after e, when it was in p before.
+//
+// What anyone on the boot network can bring about (an address, a loader, a
+// script, a kernel) does not move a node whose services run: a real reboot is
+// known by what the new boot signs, by silence (lost), or by the operator's own
+// power command, after which such progress counts at once.
 func PhaseAfter(p Phase, e Event) Phase {
-	switch e.Kind {
-	case KindDHCP:
-		// A running node that renews is not booting again.
-		if p == PhaseReady || p == PhaseServices || p == PhaseInit || p == PhaseFetch {
+	unproven := func(next Phase) Phase {
+		if p == PhaseReady || p == PhaseServices {
 			return p
 		}
-		return PhaseDHCP
+		return next
+	}
+	switch e.Kind {
+	case KindDHCP:
+		return unproven(PhaseDHCP)
 	case KindNBP, KindScript:
-		return PhaseLoader
+		return unproven(PhaseLoader)
 	case KindKernel, KindInitramfs:
-		return PhaseKernel
-	case KindInit, KindConfigTaken:
+		return unproven(PhaseKernel)
+	case KindConfigTaken:
+		return unproven(PhaseInit)
+	case KindLoaderFailed:
+		return unproven(PhaseFailed)
+	case KindInit:
 		return PhaseInit
 	case KindFetch:
 		return PhaseFetch
@@ -93,12 +107,15 @@ func PhaseAfter(p Phase, e Event) Phase {
 		return PhaseServices
 	case KindReady, KindBack:
 		return PhaseReady
-	case KindFailed, KindPartBad, KindLoaderFailed:
+	case KindFailed, KindPartBad:
 		return PhaseFailed
 	case KindLost:
-		return PhaseLost
+		if p == PhaseReady || p == PhaseServices {
+			return PhaseLost
+		}
+		return p
 	case KindPower:
-		if e.Message == "off" {
+		if e.Message == PowerOff {
 			return PhaseOff
 		}
 		return PhasePower

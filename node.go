@@ -75,9 +75,14 @@ type NodeStatus struct {
 	Since     time.Time `json:"since,omitzero"`    // when the phase began
 	LastSeen  time.Time `json:"lastSeen,omitzero"` // any sign of life, heartbeats included
 	LastEvent *Event    `json:"lastEvent,omitempty"`
-	Boot      string    `json:"boot,omitempty"`    // id of the latest boot
-	Running   string    `json:"running,omitempty"` // role that the latest boot was given
-	Image     Digest    `json:"image,omitempty"`   // manifest digest of that boot
+	// Boot is the boot that runs; where none does, the newest one begun.
+	Boot    string `json:"boot,omitempty"`
+	Running string `json:"running,omitempty"` // role that this boot was given
+	Image   Digest `json:"image,omitempty"`   // manifest digest of this boot
+	// Serving is the role whose services the node said last to be ready. It
+	// stays while the node is merely silent or somebody asks for its boot
+	// script, and ends when the node says so, boots anew or is switched.
+	Serving string `json:"serving,omitempty"`
 }
 
 // Unknown is a MAC that asked and belongs to no node.

@@ -1,6 +1,9 @@
 package dsas
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // NodeConfig is what one node fetches at boot, once its token is accepted.
 // It holds secrets (the host key, the session key) and is never logged.
@@ -32,13 +35,15 @@ type File struct {
 // it on disk: a restart in the middle must not brick the boot.
 type Boot struct {
 	ID        string    `json:"id"`
-	Node      string    `json:"node"`
+	Node      string    `json:"node"` // empty: the MAC belongs to no node (discovery)
 	MAC       MAC       `json:"mac"`
 	Role      string    `json:"role"`
 	Image     Digest    `json:"image"`
 	TokenHash []byte    `json:"-"` // SHA-256 of the token
 	Session   []byte    `json:"-"` // session key, encrypted at rest
 	Created   time.Time `json:"created"`
+	// Address is what the box boots with and what its token is bound to.
+	Address netip.Addr `json:"address,omitzero"`
 	// FirstEvent is when the node first proved that it has the session key:
 	// from then on the token is worth nothing.
 	FirstEvent time.Time `json:"firstEvent,omitzero"`

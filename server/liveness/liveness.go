@@ -16,8 +16,8 @@ type Store interface {
 	AddEvent(ctx context.Context, e dsas.Event) (dsas.Event, error)
 }
 
-// Watch says node.lost when a ready node has not been heard for Quiet, and
-// node.back when it is heard again.
+// Watch says node.lost when a node whose services run has not been heard for
+// Quiet, and node.back when it is heard again.
 type Watch struct {
 	Store Store
 	Log   *slog.Logger
@@ -61,13 +61,15 @@ func (w *Watch) Look(ctx context.Context, t time.Time) error {
 		return fmt.Errorf("look for lost nodes: %w", err)
 	}
 	for name, st := range statuses {
-		quiet := t.Sub(st.LastSeen)
 		e := dsas.Event{Time: t, Node: name, Boot: st.Boot}
 		switch {
-		case (st.Phase == dsas.PhaseReady || st.Phase == dsas.PhaseServices) && quiet > w.Quiet:
-			e.Kind, e.Message = dsas.KindLost, fmt.Sprintf("nothing heard for %s", quiet.Round(time.Second))
-		case st.Phase == dsas.PhaseLost && quiet <= w.Quiet:
+		case w.lost(st, t):
+			e.Kind, e.Message = dsas.KindLost, fmt.Sprintf("nothing heard for %s", t.Sub(st.LastSeen).Round(time.Second))
+		case w.back(st, t):
 			e.Kind, e.Message = dsas.KindBack, "heard again"
+			if st.Phase != dsas.PhaseLost {
+				e.Message = fmt.Sprintf("still heard, though it is in phase %s since %s", st.Phase, st.Since.Format(time.TimeOnly))
+			}
 		default:
 			continue
 		}
@@ -76,4 +78,27 @@ func (w *Watch) Look(ctx context.Context, t time.Time) error {
 		}
 	}
 	return nil
+}
+
+func (w *Watch) lost(st dsas.NodeStatus, t time.Time) bool {
+	return (st.Phase == dsas.PhaseReady || st.Phase == dsas.PhaseServices) && t.Sub(st.LastSeen) > w.Quiet
+}
+
+// back tells whether a node that was lost is heard again, or one that should be
+// off or on its way to a kernel, and signs nothing then, still is after a while:
+// the power command did not reach it, or somebody else asked for its script.
+func (w *Watch) back(st dsas.NodeStatus, t time.Time) bool {
+	if t.Sub(st.LastSeen) > w.Quiet {
+		return false
+	}
+	switch st.Phase {
+	case dsas.PhaseLost:
+		return true
+	case dsas.PhaseFailed:
+		// Its loader failed, and yet it serves.
+		return st.Serving != "" && st.LastSeen.Sub(st.Since) > w.Quiet
+	case dsas.PhaseOff, dsas.PhasePower, dsas.PhaseDHCP, dsas.PhaseLoader, dsas.PhaseKernel:
+		return st.LastSeen.Sub(st.Since) > w.Quiet
+	}
+	return false
 }

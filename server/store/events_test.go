@@ -86,16 +86,16 @@ func TestStatusFollowsEvents(t *testing.T) {
 	step(dsas.KindAssigned, "", dsas.PhaseReady, at2, at3)
 	lost := at
 	step(dsas.KindLost, "", dsas.PhaseLost, lost, at3)
-	step(dsas.KindBack, "", dsas.PhaseReady, lost, lost)
+	step(dsas.KindBack, "", dsas.PhaseReady, lost, at3)
 
 	boot("b2")
 	at = at.Add(time.Second)
-	loader := at
-	step(dsas.KindScript, "b2", dsas.PhaseLoader, loader, lost)
-	// What the old boot still had to say changes the phase no more.
+	init := at
+	step(dsas.KindInit, "b2", dsas.PhaseInit, init, init)
+	// What the old boot still had to say changes nothing more.
 	at = at.Add(time.Second)
-	step(dsas.KindFailed, "b1", dsas.PhaseLoader, loader, at)
-	step(dsas.KindReady, "never-heard-of", dsas.PhaseLoader, loader, at)
+	step(dsas.KindFailed, "b1", dsas.PhaseInit, init, init)
+	step(dsas.KindReady, "never-heard-of", dsas.PhaseInit, init, init)
 	if st := must(f.Status(f.ctx, "w1"))(t); st.Boot != "b2" || st.Running != "role-b2" {
 		t.Errorf("Status = boot %s, running %s; want b2, role-b2", st.Boot, st.Running)
 	}

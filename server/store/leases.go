@@ -263,6 +263,18 @@ func (s *Store) Decline(ctx context.Context, addr netip.Addr, until time.Time) e
 	return nil
 }
 
+// Lease gives the lease that holds addr at now, or dsas.ErrNotFound.
+func (s *Store) Lease(ctx context.Context, addr netip.Addr, now time.Time) (dsas.Lease, error) {
+	l, err := leaseAt(ctx, s.read, addr)
+	if err == nil && (l == nil || !l.bound || l.Declined || !l.holds(now)) {
+		err = notFound("lease of", addr.String())
+	}
+	if err != nil {
+		return dsas.Lease{}, fmt.Errorf("get lease: %w", err)
+	}
+	return l.Lease, nil
+}
+
 // Leases lists the leases and declined addresses by address, those that ran out
 // and were not given to another included; offers are not among them.
 func (s *Store) Leases(ctx context.Context) ([]dsas.Lease, error) {

@@ -279,3 +279,22 @@ func BenchmarkAddEvent(b *testing.B) {
 		}
 	}
 }
+
+func TestLease(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 12)
+	expect(t, "offer", f.offer(sn, 1, none, t0), 10)
+	_, err := f.Lease(f.ctx, ip(10), t0)
+	wantErr(t, "Lease(only offered)", err, dsas.ErrNotFound, "10.77.0.10")
+	expect(t, "lease", f.get(sn, 1, none, t0), 10)
+	if l, err := f.Lease(f.ctx, ip(10), t0.Add(sn.Lease-1)); err != nil || l.MAC != mac(1) {
+		t.Errorf("Lease = %+v, %v; want that of %s", l, err, mac(1))
+	}
+	_, err = f.Lease(f.ctx, ip(10), t0.Add(sn.Lease))
+	wantErr(t, "Lease(ran out)", err, dsas.ErrNotFound)
+	_, err = f.Lease(f.ctx, ip(11), t0)
+	wantErr(t, "Lease(nobody's)", err, dsas.ErrNotFound)
+	noErr(t, f.Decline(f.ctx, ip(10), t0.Add(time.Hour)))
+	_, err = f.Lease(f.ctx, ip(10), t0)
+	wantErr(t, "Lease(declined)", err, dsas.ErrNotFound)
+}
