@@ -20,7 +20,7 @@ import (
 )
 
 // initPath is where the init lives from switch_root on.
-var initPath = filepath.Join(runDir, "init")
+const initPath = runDir + "/init"
 
 // Main is the program. As PID 1 it does not return; by other names and with
 // arguments it is the operators' tool on a node.

@@ -174,7 +174,7 @@ func (b *boot) handOver() error {
 	cfg := b.cfg
 	cfg.Files = nil // written; the host key need not be kept twice
 	b.state.Node, b.state.Config, b.state.Outbox = b.node.State(), cfg, box
-	if err := b.state.save(); err != nil {
+	if err := b.state.save(statePath); err != nil {
 		return err
 	}
 	b.con.Say("switching to the root of role %s", b.cfg.Role.Name)

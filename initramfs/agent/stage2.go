@@ -42,7 +42,7 @@ func stage2(ctx context.Context, con *Console, log *slog.Logger) error {
 	}
 	os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	os.Setenv("HOME", "/root")
-	st, err := loadState()
+	st, err := loadState(statePath)
 	if err != nil {
 		return err
 	}

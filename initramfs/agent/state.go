@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"dsas"
@@ -24,21 +23,21 @@ type state struct {
 	KernelRun time.Duration    `json:"kernelRun"` // since the kernel's start, when stage 1 began
 }
 
-var statePath = filepath.Join(runDir, "state.json")
+const statePath = runDir + "/state.json"
 
-func (s *state) save() error {
+func (s *state) save(path string) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("save init state: %w", err)
 	}
-	if err := os.WriteFile(statePath, b, 0o600); err != nil {
+	if err := os.WriteFile(path, b, 0o600); err != nil {
 		return fmt.Errorf("save init state: %w", err)
 	}
 	return nil
 }
 
-func loadState() (*state, error) {
-	b, err := os.ReadFile(statePath)
+func loadState(path string) (*state, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("load init state: %w", err)
 	}

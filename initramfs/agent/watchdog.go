@@ -15,7 +15,7 @@ import (
 // when that stops for Patience, feeding stops and the hardware resets the box.
 type Watchdog struct {
 	Patience time.Duration
-	last     atomic.Int64 // UnixNano on the monotonic-free wall clock is not used: see beat
+	last     atomic.Int64 // of start, in nanoseconds
 	start    time.Time
 }
 

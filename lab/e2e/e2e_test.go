@@ -191,7 +191,7 @@ func testRoleChange(t *testing.T, r *rack, b *box) {
 		r.dsas(t, "node", "set", b.Name(), "--role", role)
 		b.boot(t)
 	}
-	toRole("db")
+	b.toRoleByClicks(t, operatorsPage(t, r), "db")
 	const sql = `mariadb -N -e "create database if not exists lab; create table if not exists lab.t (v int); insert into lab.t values (4711); select v from lab.t"`
 	if got := b.ssh(t, sql); got != "4711" {
 		t.Errorf("first query = %q; want 4711", got)
