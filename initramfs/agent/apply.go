@@ -134,7 +134,7 @@ func (b *boot) disks(ctx context.Context, conf *dsasconf.Config) error {
 		dev, ok := conf.Disk(wish.Key)
 		if !ok {
 			if wish.Required {
-				return fmt.Errorf("role %s needs %s and the node has none; give it one with: dsas node set %s --disk %s=/dev/...",
+				return fmt.Errorf("role %s needs %s and the node has none (give it one with: dsas node set %s --disk %s=/dev/vda)",
 					b.cfg.Role.Name, wish.Key, b.cfg.Node, wish.Key)
 			}
 			continue
