@@ -14,7 +14,7 @@ import (
 )
 
 // version is that of the program; the commit is added by versionText.
-const version = "0.1.0"
+var version = "0.1.0" // make puts the commit here (-X main.version)
 
 func isNotFound(err error) bool { return errors.Is(err, dsas.ErrNotFound) }
 

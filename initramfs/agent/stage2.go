@@ -227,13 +227,16 @@ func setRootPassword(shadow, hash string) error {
 
 // gettys offers a log-in on the consoles, for as long as the node runs.
 func (n *node) gettys(ctx context.Context) {
-	for _, tty := range []string{"ttyS0", "tty1"} {
+	for tty, args := range map[string][]string{
+		"ttyS0": {"--local-line", "115200", "ttyS0", "vt220"}, // no modem: carrier is not waited for
+		"tty1":  {"tty1", "linux"},
+	} {
 		if _, err := os.Stat("/dev/" + tty); err != nil {
 			continue
 		}
 		go func() {
 			for ctx.Err() == nil {
-				cmd := exec.CommandContext(ctx, "/sbin/agetty", "--noclear", tty, "linux")
+				cmd := exec.CommandContext(ctx, "/sbin/agetty", append([]string{"--noclear"}, args...)...)
 				cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 				if err := cmd.Run(); err != nil {
 					sleep(ctx, 5*time.Second)

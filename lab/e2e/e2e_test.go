@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,6 +40,7 @@ func TestRack(t *testing.T) {
 		return // nothing below can work
 	}
 	t.Run("ssh", func(t *testing.T) { testSSH(t, r, w101) })
+	t.Run("console", func(t *testing.T) { testConsole(t, w101) })
 	t.Run("balance", func(t *testing.T) { testBalance(t, r, w101, w102) })
 	t.Run("bond", func(t *testing.T) { testBond(t, r, w101) })
 	t.Run("role change", func(t *testing.T) { testRoleChange(t, r, w102) })
@@ -90,6 +93,46 @@ func testSSH(t *testing.T, r *rack, b *box) {
 	if out := b.ssh(t, "find / -xdev -name 'ssh_host_*_key' | sort"); out != "/etc/ssh/ssh_host_ed25519_key" {
 		t.Errorf("host keys on the node: %q; want the one that the server keeps", out)
 	}
+}
+
+// testConsole logs in at the serial console with the site's password, which
+// the site of this rack has set; a wrong one is refused.
+func testConsole(t *testing.T, b *box) {
+	con, err := net.Dial("unix", b.Console())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer con.Close()
+	go io.Copy(io.Discard, con) // the log has it all
+	at := b.SerialSize()
+	expect := func(pattern string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		if _, err := b.WaitSerialFrom(ctx, at, regexp.MustCompile(pattern)); err != nil {
+			t.Fatal(err)
+		}
+		at = b.SerialSize()
+	}
+	enter := func(line string) {
+		t.Helper()
+		if _, err := io.WriteString(con, line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enter("")
+	expect(`login: `)
+	enter("root")
+	expect(`Password: `)
+	enter("wrong")
+	expect(`(?s)Login incorrect.*login: `)
+	enter("root")
+	expect(`Password: `)
+	enter(consolePassword)
+	expect(`[#$] `)
+	enter("echo $((6 * 7)) on $(hostname)")
+	expect(`42 on ` + b.Name())
+	enter("exit")
 }
 
 // pages asks the service address n times and counts who answered.

@@ -32,6 +32,12 @@ import (
 	"dsas/lab"
 )
 
+// The operators' password for the nodes' consoles, and its crypt(5) hash.
+const (
+	consolePassword = "lab console"
+	consoleHash     = "$6$labsalt$DCDcl5cZclVj6cZuNzNoBC3DGUOidfMyzCNlg81dgh6addc2OboqHE6mlw5Lii1rvzXcT2ZAqlTwFCghT8OkF1"
+)
+
 // patience bounds every wait: software emulation on a shared machine.
 const patience = 8 * time.Minute
 
@@ -102,7 +108,12 @@ func (r *rack) writeConfig() {
 	if err := os.WriteFile(keys+".pub", pub, 0o644); err != nil {
 		r.t.Fatal(err)
 	}
+	hash := filepath.Join(r.state, "console.hash")
+	if err := os.WriteFile(hash, []byte(consoleHash+"\n"), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
 	text := fmt.Sprintf(`
+consolePasswordFile: %s
 state: %s
 socket: %s
 roles: %s
@@ -115,7 +126,7 @@ bond:
   options: mode=active-backup arp_interval=500 arp_ip_target=%s
 variables:
   LVSADDRESS: %s
-`, r.state, r.sock, filepath.Join(r.state, "roles"), r.lab.Namespace(), r.lab.Core(), keys+".pub", r.lab.Address().Addr(), r.lab.Address().Addr())
+`, hash, r.state, r.sock, filepath.Join(r.state, "roles"), r.lab.Namespace(), r.lab.Core(), keys+".pub", r.lab.Address().Addr(), r.lab.Address().Addr())
 	if err := os.WriteFile(r.conf, []byte(text), 0o644); err != nil {
 		r.t.Fatal(err)
 	}
