@@ -36,15 +36,23 @@ func (h *changeHub) notify() {
 // gathered before everybody renders again.
 const settle = 200 * time.Millisecond
 
-// Run follows events until ctx ends.
+// Run follows events until ctx ends. Where their IDs have a gap, some were lost
+// on the way here, and any of them may have changed something.
 func (h *changeHub) Run(ctx context.Context, events <-chan dsas.Event) error {
 	var timer <-chan time.Time
+	var last int64
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case e := <-events:
-			if mayChangeFiles(e.Kind) && timer == nil {
+		case e, ok := <-events:
+			if !ok {
+				events = nil // the store was closed: the end is near
+				continue
+			}
+			gap := last > 0 && e.ID > last+1
+			last = max(last, e.ID)
+			if (gap || mayChangeFiles(e.Kind)) && timer == nil {
 				timer = time.After(settle)
 			}
 		case <-timer:
@@ -56,7 +64,7 @@ func (h *changeHub) Run(ctx context.Context, events <-chan dsas.Event) error {
 
 func mayChangeFiles(k dsas.Kind) bool {
 	switch k {
-	case dsas.KindReady, dsas.KindFailed, dsas.KindLost, dsas.KindBack, dsas.KindPower, dsas.KindScript,
+	case dsas.KindInit, dsas.KindReady, dsas.KindFailed, dsas.KindPartBad, dsas.KindBack, dsas.KindPower,
 		dsas.KindAssigned, dsas.KindChanged, dsas.KindSiteChanged:
 		return true
 	}

@@ -96,13 +96,14 @@ func peer(n dsas.Node) roles.Peer {
 	return roles.Peer{Name: n.Name, Address: n.Address.Addr(), Role: n.Role}
 }
 
-// serving gives the nodes that answer for a site now. A node that is lost to
-// us may serve all the same: the balancer's own health check decides about it.
+// serving gives the nodes that answer for a site now: those that said so, and
+// nothing else since. A node that is lost to us, or for which somebody asks for
+// a boot script, may serve all the same: the balancer's own health check decides
+// about it.
 func serving(s dsas.Site, nodes []dsas.Node, statuses map[string]dsas.NodeStatus) []roles.Peer {
 	var out []roles.Peer
 	for _, n := range nodes {
-		st := statuses[n.Name]
-		if st.Running == s.Role && (st.Phase == dsas.PhaseReady || st.Phase == dsas.PhaseLost) {
+		if s.Role != "" && statuses[n.Name].Serving == s.Role {
 			out = append(out, peer(n))
 		}
 	}
@@ -110,9 +111,13 @@ func serving(s dsas.Site, nodes []dsas.Node, statuses map[string]dsas.NodeStatus
 }
 
 // Secrets implements httpboot.Renderer: the node's host key, which stays the
-// same over boots, and who may log in.
+// same over boots, and who may log in. A box that belongs to no node has a new
+// key each time.
 func (r *renderer) Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, error) {
 	key, err := r.hostKey(ctx, node.Name)
+	if errors.Is(err, dsas.ErrNotFound) {
+		key, err = newHostKey(node.Name)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -142,17 +147,19 @@ func (r *renderer) Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, er
 }
 
 func (r *renderer) hostKey(ctx context.Context, node string) ([]byte, error) {
-	return r.store.HostKey(ctx, node, func() ([]byte, error) {
-		_, priv, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		block, err := ssh.MarshalPrivateKey(priv, node)
-		if err != nil {
-			return nil, err
-		}
-		return pem.EncodeToMemory(block), nil
-	})
+	return r.store.HostKey(ctx, node, func() ([]byte, error) { return newHostKey(node) })
+}
+
+func newHostKey(comment string) ([]byte, error) {
+	_, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(priv, comment)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(block), nil
 }
 
 // publicKey gives the line that belongs into known_hosts, without the name.

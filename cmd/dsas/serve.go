@@ -135,7 +135,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	d.boot = httpboot.New(httpboot.Config{
 		Store: d.store, Blobs: d.blobs, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
-		Discovery: d.cfg.Discovery, Heartbeat: d.cfg.Heartbeat,
+		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.NoDHCP, Heartbeat: d.cfg.Heartbeat,
 	})
 	d.power = power.New(d.store.BMCPassword, d.log.With("part", "power"))
 	return nil

@@ -43,7 +43,7 @@ func (p *Plan) args(q Params) []string {
 		}
 	}
 	if name == "" {
-		name = "new-" + strings.ReplaceAll(p.MAC.String(), ":", "")
+		name = NewName(p.MAC)
 	}
 	a := []string{"dsas.server=" + p.Server.URL, "dsas.node=" + name, "dsas.boot=" + q.Boot, "dsas.token=" + q.Token}
 	if addr.IsValid() {
@@ -65,6 +65,11 @@ func (p *Plan) args(q Params) []string {
 		a = append(a, "console="+c)
 	}
 	return append(a, q.Extra...)
+}
+
+// NewName is what a box is called that belongs to no node: new-525400aabbcc.
+func NewName(mac dsas.MAC) string {
+	return "new-" + strings.ReplaceAll(mac.String(), ":", "")
 }
 
 // checkArgs refuses an argument that would not stay one argument of one line

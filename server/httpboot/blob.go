@@ -1,6 +1,7 @@
 package httpboot
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -45,7 +46,11 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	h.Set("Docker-Content-Digest", string(d))
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	start := s.Now()
-	http.NewResponseController(w).SetWriteDeadline(start.Add(blobTimeout))
+	// The read deadline too: were it left at the server's, what notices that the
+	// other side has gone would end the request's context in mid-transfer.
+	rc := http.NewResponseController(w)
+	rc.SetReadDeadline(time.Now().Add(blobTimeout))
+	rc.SetWriteDeadline(time.Now().Add(blobTimeout))
 	ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 	http.ServeContent(ww, r, "", time.Time{}, f)
 	if r.Method == http.MethodGet && int64(ww.BytesWritten()) == size {
@@ -53,8 +58,9 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// bootFileSent records that a node took its kernel or initramfs: the loader
-// has no identity but its address, which is the node's own by reservation.
+// bootFileSent records that a box took its kernel or initramfs: the loader has
+// no identity but its address, which is that of the boot it just began. Who
+// runs already may fetch what it likes.
 func (s *Server) bootFileSent(r *http.Request, d dsas.Digest, size int64, took time.Duration) {
 	set, err := s.Blobs.Boot()
 	if err != nil {
@@ -68,29 +74,15 @@ func (s *Server) bootFileSent(r *http.Request, d dsas.Digest, size int64, took t
 	default:
 		return
 	}
-	node, err := s.nodeAt(r)
+	from, err := remoteAddr(r)
 	if err != nil {
 		return
 	}
-	s.event(r.Context(), dsas.Event{Node: node.Name, Kind: kind, Bytes: size, Duration: took})
-}
-
-// nodeAt finds the node whose reserved address the request comes from.
-func (s *Server) nodeAt(r *http.Request) (dsas.Node, error) {
-	from, err := remoteAddr(r)
-	if err != nil {
-		return dsas.Node{}, err
+	b, err := s.Store.BootAt(context.WithoutCancel(r.Context()), from)
+	if err != nil || !b.FirstEvent.IsZero() || s.Now().Sub(b.Created) > tokenLife {
+		return
 	}
-	nodes, err := s.Store.Nodes(r.Context())
-	if err != nil {
-		return dsas.Node{}, err
-	}
-	for _, n := range nodes {
-		if n.Address.Addr() == from {
-			return n, nil
-		}
-	}
-	return dsas.Node{}, fmt.Errorf("node at %s: %w", from, dsas.ErrNotFound)
+	s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: kind, Bytes: size, Duration: took})
 }
 
 func remoteAddr(r *http.Request) (netip.Addr, error) {

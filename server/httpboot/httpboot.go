@@ -11,8 +11,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -23,14 +23,17 @@ import (
 // Store is what this listener needs of the state.
 type Store interface {
 	Node(ctx context.Context, name string) (dsas.Node, error)
-	Nodes(ctx context.Context) ([]dsas.Node, error)
 	NodeByMAC(ctx context.Context, mac dsas.MAC) (dsas.Node, error)
 	CreateBoot(ctx context.Context, b dsas.Boot) error
 	BootByToken(ctx context.Context, hash []byte) (dsas.Boot, error)
 	Boot(ctx context.Context, id string) (dsas.Boot, error)
+	// BootAt gives the newest boot whose box boots with this address.
+	BootAt(ctx context.Context, addr netip.Addr) (dsas.Boot, error)
 	MarkFirstEvent(ctx context.Context, id string, t time.Time) error
 	AddEvent(ctx context.Context, e dsas.Event) (dsas.Event, error)
 	Seen(ctx context.Context, node string, t time.Time) error
+	// Lease gives the lease that holds a pool address now.
+	Lease(ctx context.Context, addr netip.Addr, now time.Time) (dsas.Lease, error)
 }
 
 // Blobs is content by digest, and what is current.
@@ -74,6 +77,9 @@ type Config struct {
 	ExtraCmdline string
 	// Discovery: unknown MACs boot the inventory role.
 	Discovery bool
+	// OtherDHCP: another DHCP server gives the addresses, so a box need not
+	// have the one that is reserved for it before its own kernel runs.
+	OtherDHCP bool
 	// Heartbeat is how often a running node says that it lives.
 	Heartbeat time.Duration
 	// Now is the clock; nil: time.Now.
@@ -88,7 +94,8 @@ const tokenLife = 15 * time.Minute
 type Server struct {
 	Config
 	nonces nonces
-	fails  limiter
+	said   limiter // what unproven senders make us record
+	begun  budget  // boots begun, by MAC
 }
 
 // New checks nothing but fills in defaults.
@@ -163,12 +170,13 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	http.Error(w, err.Error(), code)
 }
 
-// event records e and only logs when that fails: a boot goes on without it.
+// event records e and only logs when that fails: a boot goes on without it. It
+// is recorded even if whoever brought it about has gone.
 func (s *Server) event(ctx context.Context, e dsas.Event) {
 	if e.Time.IsZero() {
 		e.Time = s.Now()
 	}
-	if _, err := s.Store.AddEvent(ctx, e); err != nil && ctx.Err() == nil {
+	if _, err := s.Store.AddEvent(context.WithoutCancel(ctx), e); err != nil {
 		s.Log.Error("record event", "node", e.Node, "kind", e.Kind, "err", err)
 	}
 }
@@ -177,58 +185,4 @@ func randomBytes(n int) []byte {
 	b := make([]byte, n)
 	rand.Read(b) // never fails (crypto/rand since Go 1.24)
 	return b
-}
-
-// nonces remembers which signed requests were answered, so that a batch sent
-// again after a lost reply is not stored twice, and a replay does nothing.
-type nonces struct {
-	mu   sync.Mutex
-	seen map[string]struct{}
-	ring []string
-	next int
-}
-
-const nonceMemory = 1 << 16
-
-// first tells whether key was not seen before, and remembers it.
-func (n *nonces) first(key string) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.seen == nil {
-		n.seen, n.ring = map[string]struct{}{}, make([]string, nonceMemory)
-	}
-	if _, ok := n.seen[key]; ok {
-		return false
-	}
-	delete(n.seen, n.ring[n.next])
-	n.ring[n.next], n.seen[key] = key, struct{}{}
-	n.next = (n.next + 1) % nonceMemory
-	return true
-}
-
-// forget takes a nonce back whose request could not be carried out.
-func (n *nonces) forget(key string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.seen, key)
-}
-
-// limiter lets one event per key and period through: what an unproven sender
-// says may not fill the event log.
-type limiter struct {
-	mu   sync.Mutex
-	last map[string]time.Time
-}
-
-func (l *limiter) allow(key string, now time.Time, period time.Duration) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.last == nil || len(l.last) > 4096 {
-		l.last = map[string]time.Time{}
-	}
-	if now.Sub(l.last[key]) < period {
-		return false
-	}
-	l.last[key] = now
-	return true
 }

@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
 	"dsas"
 	"dsas/client/sign"
+	"dsas/server/boot"
 )
 
 // nodeConfig answers the boot token with everything the node is to be. The
@@ -35,13 +37,18 @@ func (s *Server) nodeConfig(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.tokenHolds(r, b); err != nil {
-		s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: dsas.KindWarning, Message: "node config refused: " + err.Error()})
+		// No boot: it is the server that says it, and the node has proven nothing.
+		if s.said.allow("refused "+b.ID, s.Now(), time.Minute) {
+			s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Kind: dsas.KindWarning, Message: "node config refused: " + err.Error()})
+		}
 		s.fail(w, r, err)
 		return
 	}
 	cfg, err := s.assemble(r.Context(), b)
 	if err != nil {
-		s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: dsas.KindFailed, Message: err.Error()})
+		if s.said.allow("config "+b.ID, s.Now(), time.Minute) {
+			s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Kind: dsas.KindFailed, Message: err.Error()})
+		}
 		s.fail(w, r, err)
 		return
 	}
@@ -59,20 +66,54 @@ func (s *Server) tokenHolds(r *http.Request, b dsas.Boot) error {
 	case s.Now().Sub(b.Created) > tokenLife:
 		return fmt.Errorf("boot %s: its token is older than %s; boot again: %w", b.ID, tokenLife, dsas.ErrDenied)
 	}
-	node, err := s.Store.Node(r.Context(), b.Node)
-	if err != nil {
-		return err
+	if !b.Address.IsValid() { // begun by an older dsas
+		node, err := s.Store.Node(r.Context(), b.Node)
+		if err != nil {
+			return err
+		}
+		b.Address = node.Address.Addr()
 	}
-	if from, err := remoteAddr(r); err != nil || from != node.Address.Addr() {
-		return fmt.Errorf("boot %s: asked for from %s, not from %s: %w", b.ID, r.RemoteAddr, node.Address.Addr(), dsas.ErrDenied)
+	if from, err := remoteAddr(r); err != nil || from != b.Address {
+		return fmt.Errorf("boot %s: asked for from %s, not from %s: %w", b.ID, r.RemoteAddr, b.Address, dsas.ErrDenied)
 	}
 	return nil
+}
+
+// nodeOf gives the node of a boot; for a box that belongs to none, one made up
+// of what is known of it.
+func (s *Server) nodeOf(ctx context.Context, b dsas.Boot) (dsas.Node, error) {
+	if b.Node != "" {
+		return s.Store.Node(ctx, b.Node)
+	}
+	n := dsas.Node{Name: boot.NewName(b.MAC), NICs: []dsas.NIC{{MAC: b.MAC}}, Role: b.Role}
+	sub, ok := s.subnetOf(b.Address)
+	if !ok {
+		return n, fmt.Errorf("boot %s: its address %s is of no subnet that is served: %w", b.ID, b.Address, dsas.ErrNotFound)
+	}
+	n.Address = netip.PrefixFrom(b.Address, sub.Prefix.Bits())
+	return n, nil
+}
+
+// who names a boot's box in errors.
+func who(b dsas.Boot) string {
+	if b.Node == "" {
+		return b.MAC.String()
+	}
+	return b.Node
+}
+
+// seen records a sign of life. A box that belongs to no node has no status.
+func (s *Server) seen(ctx context.Context, b dsas.Boot, t time.Time) error {
+	if b.Node == "" {
+		return nil
+	}
+	return s.Store.Seen(ctx, b.Node, t)
 }
 
 // assemble makes the node config of a boot: the image is the one the boot
 // began with, even if another was published since.
 func (s *Server) assemble(ctx context.Context, b dsas.Boot) (dsas.NodeConfig, error) {
-	node, err := s.Store.Node(ctx, b.Node)
+	node, err := s.nodeOf(ctx, b)
 	if err != nil {
 		return dsas.NodeConfig{}, err
 	}
@@ -86,14 +127,14 @@ func (s *Server) assemble(ctx context.Context, b dsas.Boot) (dsas.NodeConfig, er
 	}
 	rendered, err := s.Renderer.Render(ctx, node, b.Role)
 	if err != nil {
-		return dsas.NodeConfig{}, fmt.Errorf("render role %s for %s: %w", b.Role, b.Node, err)
+		return dsas.NodeConfig{}, fmt.Errorf("render role %s for %s: %w", b.Role, node.Name, err)
 	}
 	secrets, err := s.Renderer.Secrets(ctx, node)
 	if err != nil {
 		return dsas.NodeConfig{}, err
 	}
 	return dsas.NodeConfig{
-		Node: b.Node, Boot: b.ID, Role: rendered.Role, Manifest: m,
+		Node: node.Name, Boot: b.ID, Role: rendered.Role, Manifest: m,
 		Conf: rendered.Conf, Files: append(rendered.Files, secrets...), FilesTag: rendered.Tag,
 		Time: s.Now(), SessionKey: full.Session, Heartbeat: s.Heartbeat,
 	}, nil
@@ -143,6 +184,8 @@ const (
 	maxEvents  = 1000
 	maxMessage = 2 << 10
 	maxDetail  = 8 << 10
+	// maxInventory is what the store keeps of a detail: about 60 disks and NICs.
+	maxInventory = 16 << 10
 )
 
 // events takes what a node says of itself: only kinds that are a node's to
@@ -165,32 +208,41 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, b dsas.Boot, bod
 func (s *Server) takeEvents(ctx context.Context, b dsas.Boot, body []byte) error {
 	var events []dsas.Event
 	if err := json.Unmarshal(body, &events); err != nil {
-		return fmt.Errorf("events of %s: %w: %w", b.Node, err, dsas.ErrInvalid)
+		return fmt.Errorf("events of %s: %w: %w", who(b), err, dsas.ErrInvalid)
 	}
 	if len(events) > maxEvents {
-		return fmt.Errorf("events of %s: %d at once; at most %d: %w", b.Node, len(events), maxEvents, dsas.ErrInvalid)
+		return fmt.Errorf("events of %s: %d at once; at most %d: %w", who(b), len(events), maxEvents, dsas.ErrInvalid)
 	}
 	now := s.Now()
 	for _, e := range events {
 		if !nodeMaySay(e.Kind) {
-			return fmt.Errorf("events of %s: kind %.40q is not a node's to say: %w", b.Node, e.Kind, dsas.ErrInvalid)
+			return fmt.Errorf("events of %s: kind %.40q is not a node's to say: %w", who(b), e.Kind, dsas.ErrInvalid)
 		}
 		e.ID, e.Node, e.MAC, e.Boot = 0, b.Node, b.MAC, b.ID
 		if d := now.Sub(e.Time); d < -time.Minute || d > 24*time.Hour {
 			e.Time = now // a node whose clock was not set yet
 		}
-		e.Message, e.Detail = clip(e.Message, maxMessage), clipFront(e.Detail, maxDetail)
+		e.Message = clip(e.Message, maxMessage)
+		if e.Kind == dsas.KindInventory {
+			// JSON that lost its beginning is none.
+			if len(e.Detail) > maxInventory || !json.Valid([]byte(e.Detail)) {
+				return fmt.Errorf("inventory of %s: want JSON of at most %d bytes; it has %d: %w", who(b), maxInventory, len(e.Detail), dsas.ErrInvalid)
+			}
+		} else {
+			e.Detail = clipFront(e.Detail, maxDetail)
+		}
 		if _, err := s.Store.AddEvent(ctx, e); err != nil {
 			return err
 		}
 	}
-	return s.Store.Seen(ctx, b.Node, now)
+	return s.seen(ctx, b, now)
 }
 
 func nodeMaySay(k dsas.Kind) bool {
 	switch k {
 	case dsas.KindInit, dsas.KindFetch, dsas.KindFetched, dsas.KindPartBad, dsas.KindConf, dsas.KindConfError,
-		dsas.KindSwitched, dsas.KindService, dsas.KindReady, dsas.KindFailed, dsas.KindLink, dsas.KindFiles, dsas.KindWarning:
+		dsas.KindSwitched, dsas.KindService, dsas.KindReady, dsas.KindFailed, dsas.KindLink, dsas.KindFiles, dsas.KindWarning,
+		dsas.KindInventory:
 		return true
 	}
 	return false
@@ -212,7 +264,7 @@ func clipFront(s string, n int) string {
 }
 
 func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []byte) error {
-	if err := s.Store.Seen(r.Context(), b.Node, s.Now()); err != nil {
+	if err := s.seen(r.Context(), b, s.Now()); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -235,7 +287,7 @@ func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(wait + time.Minute))
 	for {
 		changed := s.Renderer.Changed()
-		node, err := s.Store.Node(r.Context(), b.Node)
+		node, err := s.nodeOf(r.Context(), b)
 		if err != nil {
 			return err
 		}

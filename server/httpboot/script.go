@@ -49,20 +49,25 @@ func (s *Server) anyScript(w http.ResponseWriter, _ *http.Request) {
 		"echo dsas: ${netX/mac}: no script: ${errno}; again in 10 s\nsleep 10\ngoto again\n")
 }
 
-// PXELINUXConfig is what the TFTP server sends as a node's configuration;
-// attempt counts what PXELINUX asked for already in this boot.
-func (s *Server) PXELINUXConfig(ctx context.Context, mac dsas.MAC, attempt int) (string, error) {
-	plan, params, err := s.Begin(ctx, boot.StepTFTPConfig, mac, netip.Addr{})
+// PXELINUXConfig is what the TFTP server sends as a node's configuration; from
+// is who asks, attempt counts what PXELINUX asked for already in this boot.
+func (s *Server) PXELINUXConfig(ctx context.Context, mac dsas.MAC, from netip.Addr, attempt int) (string, error) {
+	plan, params, err := s.Begin(ctx, boot.StepTFTPConfig, mac, from)
 	if err != nil {
 		return "", err
 	}
 	return plan.PXELINUXConfig(params, attempt), nil
 }
 
+// maxBoots is how many boots of one MAC may begin per minute and protocol. A
+// loader that fails asks some six times in its first minute, then less.
+const maxBoots = 30
+
 // Begin decides what mac boots and, where that is a kernel, records a new
 // boot with its token and session key: both are on disk before the script
 // leaves, so a restarted server knows them. from is where the request came
-// from, or invalid where the protocol gives no proof.
+// from. A request that may not begin a boot gets a plan that waits and says why:
+// an error would make firmware go on to its next boot device.
 func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr) (boot.Plan, boot.Params, error) {
 	req, err := s.Request(ctx, step, mac, from)
 	if err != nil {
@@ -70,25 +75,78 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	}
 	plan := boot.Decide(req)
 	params := boot.Params{Bond: s.BondOptions, Extra: append([]string{"printk.devkmsg=on"}, strings.Fields(s.ExtraCmdline)...)}
-	if !plan.Boots() || plan.Node == nil {
+	if !plan.Boots() {
 		return plan, params, nil
 	}
-	if sub, ok := s.subnetOf(plan.Node.Address.Addr()); ok {
+	addr, why, err := s.addressOf(ctx, req, from)
+	if err != nil {
+		return boot.Plan{}, boot.Params{}, err
+	}
+	if why != "" {
+		return refuse(plan, why), params, nil
+	}
+	// By protocol: anyone can put a node's address on a TFTP request, and must
+	// not use up what the node has for HTTP.
+	if !s.begun.allow(string(step)+" "+mac.String(), s.Now(), maxBoots) {
+		return refuse(plan, fmt.Sprintf("%s asked for more than %d boots within a minute.", mac, maxBoots)), params, nil
+	}
+	if sub, ok := s.subnetOf(addr.Addr()); ok {
 		params.Gateway = sub.Gateway
 	}
 	id, token := hex.EncodeToString(randomBytes(6)), hex.EncodeToString(randomBytes(16))
 	hash := sha256.Sum256([]byte(token))
 	b := dsas.Boot{
-		ID: id, Node: plan.Node.Name, MAC: mac, Role: plan.Role, Image: *plan.Image,
+		ID: id, MAC: mac, Address: addr.Addr(), Role: plan.Role, Image: *plan.Image,
 		TokenHash: hash[:], Session: randomBytes(32), Created: s.Now(),
 	}
+	if plan.Node != nil {
+		b.Node = plan.Node.Name
+	}
 	if err := s.Store.CreateBoot(ctx, b); err != nil {
-		return plan, params, fmt.Errorf("begin boot of %s: %w", b.Node, err)
+		return plan, params, fmt.Errorf("begin boot of %s: %w", mac, err)
 	}
 	s.event(ctx, dsas.Event{Node: b.Node, MAC: mac, Boot: id, Kind: dsas.KindScript,
 		Message: fmt.Sprintf("%s: role %s, image %s", plan.Loader, b.Role, b.Image.Short())})
-	params.Boot, params.Token = id, token
+	params.Boot, params.Token, params.Address = id, token, addr
 	return plan, params, nil
+}
+
+// refuse makes p one that waits and shows why.
+func refuse(p boot.Plan, why string) boot.Plan {
+	p.Kernel, p.Initrds, p.Image, p.Reason = "", nil, nil, why
+	return p
+}
+
+// addressOf gives the address that the box boots with: the one reserved for the
+// node, or the pool's lease of an unknown MAC. Who asks from another address
+// gets a reason instead, since the answer holds a token.
+func (s *Server) addressOf(ctx context.Context, req boot.Request, from netip.Addr) (addr netip.Prefix, why string, err error) {
+	if req.Node != nil {
+		addr = req.Node.Address
+		if from == addr.Addr() || s.OtherDHCP && addr.IsValid() {
+			return addr, "", nil
+		}
+		if s.said.allow("script "+req.MAC.String(), s.Now(), time.Minute) {
+			// Without a boot: the server says it of the node.
+			s.event(ctx, dsas.Event{Node: req.Node.Name, MAC: req.MAC, Kind: dsas.KindWarning,
+				Message: fmt.Sprintf("boot script refused: asked for from %s, and the node has %s", from, addr.Addr())})
+		}
+		return addr, fmt.Sprintf("Node %s has address %s, and %s asks; a DHCP server other than dsas must give it the same.", req.Node.Name, addr.Addr(), from), nil
+	}
+	sub, ok := s.subnetOf(from)
+	if !ok {
+		return addr, fmt.Sprintf("%s is of no subnet that is served.", from), nil
+	}
+	if !s.OtherDHCP {
+		l, err := s.Store.Lease(ctx, from, s.Now())
+		if err != nil && !errors.Is(err, dsas.ErrNotFound) {
+			return addr, "", err
+		}
+		if err != nil || l.MAC != req.MAC {
+			return addr, fmt.Sprintf("%s is not leased to %s.", from, req.MAC), nil
+		}
+	}
+	return netip.PrefixFrom(from, sub.Prefix.Bits()), "", nil
 }
 
 // Request gathers what the decision depends on.
@@ -145,10 +203,14 @@ func (s *Server) loaderFailed(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	why := clip(r.URL.Query().Get("why"), 80)
-	if s.fails.allow(mac.String(), s.Now(), time.Minute) {
-		if node, err := s.Store.NodeByMAC(r.Context(), mac); err == nil {
-			s.event(r.Context(), dsas.Event{Node: node.Name, MAC: mac, Kind: dsas.KindLoaderFailed, Message: "the loader could not go on: " + why})
-		}
+	from, err := remoteAddr(r)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	node, err := s.Store.NodeByMAC(r.Context(), mac)
+	if err == nil && (from == node.Address.Addr() || s.OtherDHCP) && s.said.allow("failed "+mac.String(), s.Now(), time.Minute) {
+		s.event(r.Context(), dsas.Event{Node: node.Name, MAC: mac, Kind: dsas.KindLoaderFailed, Message: "the loader could not go on: " + why})
 	}
 	// An empty body would be an error to iPXE.
 	io.WriteString(w, "noted\n")

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -36,9 +37,9 @@ type Config struct {
 	Log *slog.Logger
 	// Dir holds the loaders, by the names of package boot.
 	Dir string
-	// PXELINUXConfig writes a node's configuration; attempt counts the retries
-	// of a boot. nil: there is none.
-	PXELINUXConfig func(ctx context.Context, mac dsas.MAC, attempt int) (string, error)
+	// PXELINUXConfig writes a node's configuration; from is who asks, attempt
+	// counts the retries of a boot. nil: there is none.
+	PXELINUXConfig func(ctx context.Context, mac dsas.MAC, from netip.Addr, attempt int) (string, error)
 	// Sent, where set, is told of every finished transfer.
 	Sent func(ctx context.Context, t Transfer)
 	// Listeners are opened sockets, usually from Listen; the server closes them.
@@ -160,7 +161,8 @@ func (s *Server) read(ctx context.Context, g *gate, name string, rf io.ReaderFro
 		return errNotFound
 	}
 	log := s.Log.With("mac", mac, "file", file, "peer", peer)
-	r, size, err := s.open(ctx, mac, file)
+	from := addr.AddrPort().Addr().Unmap()
+	r, size, err := s.open(ctx, mac, file, from)
 	if err != nil {
 		if errors.Is(err, dsas.ErrNotFound) {
 			log.Debug("TFTP file not found")
@@ -190,7 +192,7 @@ func (s *Server) read(ctx context.Context, g *gate, name string, rf io.ReaderFro
 }
 
 // open finds a file of ParsePath's.
-func (s *Server) open(ctx context.Context, mac dsas.MAC, file string) (io.ReadCloser, int64, error) {
+func (s *Server) open(ctx context.Context, mac dsas.MAC, file string, from netip.Addr) (io.ReadCloser, int64, error) {
 	if cfg, ok := strings.CutPrefix(file, configDir); ok {
 		attempt, wait, ok := configAttempt(mac, cfg)
 		if !ok || s.PXELINUXConfig == nil {
@@ -202,7 +204,7 @@ func (s *Server) open(ctx context.Context, mac dsas.MAC, file string) (io.ReadCl
 		}
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		text, err := s.PXELINUXConfig(ctx, mac, attempt)
+		text, err := s.PXELINUXConfig(ctx, mac, from, attempt)
 		return io.NopCloser(strings.NewReader(text)), int64(len(text)), err
 	}
 	f, err := os.Open(filepath.Join(s.Dir, file))

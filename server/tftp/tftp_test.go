@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,8 +34,8 @@ func start(t *testing.T, change func(*Config)) (addr string, files string, sent 
 	}
 	cfg := Config{Dir: files, Listeners: []net.PacketConn{c},
 		Sent: func(_ context.Context, x Transfer) { sent <- x },
-		PXELINUXConfig: func(_ context.Context, mac dsas.MAC, attempt int) (string, error) {
-			return fmt.Sprintf("SAY %s %d\n", mac, attempt), nil
+		PXELINUXConfig: func(_ context.Context, mac dsas.MAC, from netip.Addr, attempt int) (string, error) {
+			return fmt.Sprintf("SAY %s %d to %s\n", mac, attempt, from), nil
 		}}
 	if change != nil {
 		change(&cfg)
@@ -267,9 +268,9 @@ func TestConfig(t *testing.T) {
 		name string
 		want string // content; "" for an ERROR
 	}{
-		{"01-52-54-00-00-01-01", "SAY 52:54:00:00:01:01 0\n"},
-		{"default", "SAY 52:54:00:00:01:01 0\n"},
-		{"again-3", "SAY 52:54:00:00:01:01 3\n"},
+		{"01-52-54-00-00-01-01", "SAY 52:54:00:00:01:01 0 to 127.0.0.1\n"},
+		{"default", "SAY 52:54:00:00:01:01 0 to 127.0.0.1\n"},
+		{"again-3", "SAY 52:54:00:00:01:01 3 to 127.0.0.1\n"},
 		{"wait-3", boot.PXELINUXWait(dsas.MAC{0x52, 0x54, 0, 0, 1, 1}, 3)},
 		{"again-x", ""}, {"again--1", ""}, {"again-1000000", ""}, {"wait-", ""},
 		{"01-52-54-00-00-01-02", ""}, // another NIC than the path's
@@ -354,7 +355,7 @@ func TestManyAtOnce(t *testing.T) {
 	var top, now atomic.Int32
 	addr, _, _ := start(t, func(c *Config) {
 		c.MaxTransfers, c.MaxPerAddress = 8, 8
-		c.PXELINUXConfig = func(context.Context, dsas.MAC, int) (string, error) {
+		c.PXELINUXConfig = func(context.Context, dsas.MAC, netip.Addr, int) (string, error) {
 			n := now.Add(1)
 			defer now.Add(-1)
 			for {
