@@ -22,11 +22,12 @@ var initramfsModules = []string{
 	"qemu_fw_cfg", "pvpanic_pci",
 	// Disks and their controllers.
 	"ahci", "ata_piix", "ata_generic", "nvme", "sd_mod", "sr_mod", "sg",
-	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "aacraid", "mptsas", "mptspi", "mpi3mr", "pm80xx", "vmd",
-	"raid0", "raid1", "raid10", "raid456", "linear", "md_mod", "dm_mod", "dm_mirror", "dm_snapshot", "dm_crypt", "dm_raid", "dm_thin_pool", "loop",
+	"mpt3sas", "megaraid_sas", "smartpqi", "hpsa", "aacraid", "mpi3mr", "pm80xx", "vmd",
+	"raid0", "raid1", "md_mod", "dm_mod", "loop",
 	// File systems and what they ask the kernel for by name. xfs (0.9 MiB) and
-	// btrfs are in the images, whose modules a node has when it mounts disks.
-	"overlay", "ext4", "vfat", "isofs", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8",
+	// the rest of md and dm are in the images, whose modules a node has when it
+	// mounts disks.
+	"overlay", "ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8",
 	"crc32c_generic", "crc32c_intel", "crct10dif_generic", "crct10dif_pclmul", "crc64_rocksoft", "efivarfs",
 	// Watchdogs, BMC, power button, entropy.
 	"iTCO_wdt", "i6300esb", "sp5100_tco", "wdat_wdt", "hpwdt", "softdog", "ipmi_si", "ipmi_devintf", "ipmi_watchdog", "button",
