@@ -162,7 +162,9 @@ func newRack(t *testing.T, loader dsas.Loader) *rack {
 		io.WriteString(w, "noted\n")
 	})
 	mux.HandleFunc("GET /v2/dsas/boot/blobs/{digest}", func(w http.ResponseWriter, q *http.Request) {
+		r.mu.Lock()
 		b, ok := r.blobs[q.PathValue("digest")]
+		r.mu.Unlock()
 		if !ok {
 			r.note("http blob missing")
 			http.NotFound(w, q)
@@ -207,6 +209,8 @@ func (r *rack) plan(step boot.Step, mac dsas.MAC) boot.Plan {
 func (r *rack) blob(b []byte) dsas.Part {
 	h := sha256.Sum256(b)
 	d := dsas.Digest("sha256:" + hex.EncodeToString(h[:]))
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.blobs[string(d)] = b
 	return dsas.Part{Digest: d, Size: int64(len(b))}
 }
