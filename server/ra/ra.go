@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -71,14 +72,16 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	})
 	defer stop()
+	var wg sync.WaitGroup
 	for _, c := range s.Conns {
-		go func() {
+		wg.Go(func() {
 			if err := c.answer(); err != nil && ctx.Err() == nil {
 				s.Log.Error("router solicitations are no longer answered; iPXE will wait for an IPv6 router", "interface", c.ifi.Name, "err", err)
 			}
-		}()
+		})
 	}
 	<-ctx.Done()
+	wg.Wait()
 	return ctx.Err()
 }
 
