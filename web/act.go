@@ -234,7 +234,7 @@ func (w *web) power(ctx context.Context, nodes []dsas.NodeView, action string) (
 	var ok []string
 	for _, res := range results {
 		if res.Error != "" {
-			failed[res.Node] = clean(res.Error)
+			failed[res.Node] = plain(res.Error)
 		} else {
 			ok = append(ok, res.Node)
 		}

@@ -121,13 +121,30 @@ func eval[T any](b *browser, js string) T {
 	return v
 }
 
-// until waits for a condition of the page.
+// until waits for a condition of the page, or of the one it goes on to.
 func (b *browser) until(js string) {
 	b.Helper()
-	if _, err := chromedp.Run(b.ctx, chromedp.Poll[bool](js, chromedp.WithPollingTimeout(patience))); err != nil {
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	for {
+		_, err := chromedp.Run(ctx, chromedp.Poll[bool](js, chromedp.WithPollingTimeout(0)))
+		if err == nil {
+			return
+		}
+		// A page that is left takes the poll with it.
+		left := func(why string) bool { return strings.Contains(err.Error(), why) }
+		if ctx.Err() == nil && (left("navigated or closed") || left("Cannot find context") || left("context was destroyed")) {
+			continue
+		}
 		b.screen("failed")
 		b.Fatalf("waiting for %s: %v; console: %v; screenshot in %s/failed.png", js, err, b.troubles(), screenDir)
 	}
+}
+
+// choose sets a field as a hand does, which the page is told of.
+func choose(sel, value string) chromedp.Action[chromedp.Void] {
+	return chromedp.Evaluate[chromedp.Void](fmt.Sprintf(
+		`(() => { const e = document.querySelector(%q); e.value = %q; e.dispatchEvent(new Event("change", {bubbles: true})); })()`, sel, value))
 }
 
 func (b *browser) open(path string) {
@@ -157,24 +174,25 @@ func (b *browser) screen(name string) []byte {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	img, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
 	if err == nil {
 		if err = os.MkdirAll(screenDir, 0o755); err == nil {
-			err = os.WriteFile(filepath.Join(screenDir, name+".png"), png, 0o644)
+			err = os.WriteFile(filepath.Join(screenDir, name+".png"), img, 0o644)
 		}
 	}
 	if err != nil {
 		b.Errorf("screenshot %s: %v", name, err)
 	}
-	return png
+	return img
 }
 
 // quiet wants a console without troubles.
 func (b *browser) quiet() {
 	b.Helper()
 	for _, s := range b.troubles() {
-		if strings.Contains(s, "Failed to load resource") {
-			continue // a wrong password is a 403, and the console says so
+		// A wrong password is a 403, and the console says so.
+		if strings.Contains(s, "Failed to load resource") || strings.HasPrefix(s, "info") || strings.HasPrefix(s, "debug") {
+			continue
 		}
 		b.Errorf("console: %s; want silence", s)
 	}
@@ -261,6 +279,7 @@ func TestScreens(t *testing.T) {
 	b.screen("login")
 	b.browserLogIn()
 	b.until(`document.querySelector("#pulse").textContent === "live"`)
+	b.size(1280, 790)
 	nodes := b.screen("nodes")
 	b.size(1400, 1700)
 	b.screen("nodes-long")
@@ -291,7 +310,7 @@ func TestScreens(t *testing.T) {
 	b.open("/")
 	b.do(chromedp.Click(chromedp.CSS("#add summary")), chromedp.Click(chromedp.CSS("#row-w103 input")), chromedp.Click(chromedp.CSS("#row-w104 input")))
 	b.screen("nodes-dark")
-	b.do(chromedp.SetValue(chromedp.CSS("select[name=power]"), "cycle"), chromedp.Click(chromedp.CSS("button[value=assign]")), chromedp.WaitVisible(chromedp.CSS("#sure-yes")))
+	b.do(choose("select[name=power]", "cycle"), chromedp.Click(chromedp.CSS("button[value=assign]")), chromedp.WaitVisible(chromedp.CSS("#sure-yes")))
 	b.screen("sure-dark")
 	b.open("/nodes/w105")
 	b.size(1400, 1000)
@@ -300,14 +319,14 @@ func TestScreens(t *testing.T) {
 	b.screen("login-dark")
 	b.quiet()
 	if *updateScreens {
-		for name, png := range map[string][]byte{"nodes": nodes, "node": node} {
-			if len(png) > 200<<10 {
-				t.Errorf("docs/img/%s.png has %d bytes; want at most 200 KiB", name, len(png))
+		for name, img := range map[string][]byte{"nodes": nodes, "node": node} {
+			if len(img) > 200<<10 {
+				t.Errorf("docs/img/%s.png has %d bytes; want at most 200 KiB", name, len(img))
 			}
 			if err := os.MkdirAll(docsDir, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(filepath.Join(docsDir, name+".png"), png, 0o644); err != nil {
+			if err := os.WriteFile(filepath.Join(docsDir, name+".png"), img, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -89,9 +89,10 @@ func Gate(k Gatekeeper, log *slog.Logger) http.Handler {
 	return Headers(http.NewCrossOriginProtection().Handler(mux))
 }
 
-// localPath keeps a redirect on this server.
+// localPath keeps a redirect on this server. Browsers drop control signs from
+// a URL and take \ for /.
 func localPath(p string) string {
-	if !strings.HasPrefix(p, "/") || strings.HasPrefix(p, "//") || strings.ContainsAny(p, "\\\r\n") {
+	if !strings.HasPrefix(p, "/") || strings.HasPrefix(p, "//") || strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == '\\' }) {
 		return "/"
 	}
 	return p

@@ -46,7 +46,7 @@ func shareOf(nodes []dsas.NodeView, role string) (s share) {
 			s.Of++
 		}
 		// One that was given another role serves until its next boot.
-		if v.Status.Running == role && v.Status.Phase == dsas.PhaseReady {
+		if v.Status.Serving == role && v.Status.Phase == dsas.PhaseReady {
 			s.Ready++
 		}
 	}
@@ -201,15 +201,22 @@ func (w *web) nodePage(rw http.ResponseWriter, r *http.Request) {
 		}
 	}
 	d := nodeData{NodeView: v, Boot: boot, Roles: roles, Loaders: dsas.Loaders()}
-	if v.Status.Phase == dsas.PhaseFailed || v.Status.Phase == dsas.PhaseLost {
-		for _, e := range slices.Backward(events) {
-			if p := dsas.PhaseAfter("", e); p == v.Status.Phase {
-				d.Trouble = &e
-				break
-			}
+	d.Trouble = trouble(v.Status.Phase, events)
+	w.render(rw, r, http.StatusOK, "node", page{Title: v.Node.Name, Data: d})
+}
+
+// trouble gives the event that says why a node failed or is lost.
+func trouble(p dsas.Phase, events []dsas.Event) *dsas.Event {
+	kinds := map[dsas.Phase][]dsas.Kind{
+		dsas.PhaseFailed: {dsas.KindFailed, dsas.KindPartBad, dsas.KindLoaderFailed},
+		dsas.PhaseLost:   {dsas.KindLost},
+	}[p]
+	for _, e := range slices.Backward(events) {
+		if slices.Contains(kinds, e.Kind) {
+			return &e
 		}
 	}
-	w.render(rw, r, http.StatusOK, "node", page{Title: v.Node.Name, Data: d})
+	return nil
 }
 
 // eventsData is the page of events.

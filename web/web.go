@@ -172,10 +172,11 @@ func (w *web) fail(rw http.ResponseWriter, r *http.Request, err error) {
 	w.render(rw, r, code, "error", page{Title: http.StatusText(code), Data: words(err)})
 }
 
-// words gives an error's text for a person: the sentinel at its end is for
-// programs.
-func words(err error) string {
-	text := err.Error()
+// words gives an error's text for a person.
+func words(err error) string { return plain(err.Error()) }
+
+// plain takes off the sentinel at an error's end, which is for programs.
+func plain(text string) string {
 	for _, s := range []error{dsas.ErrInvalid, dsas.ErrConflict, dsas.ErrDenied} {
 		text = strings.TrimSuffix(text, ": "+s.Error())
 	}

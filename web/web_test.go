@@ -177,8 +177,14 @@ func (f *fixture) node(name, role string, n int) dsas.Node {
 	return made
 }
 
+// event adds an event; what a node says is of its latest boot.
 func (f *fixture) event(e dsas.Event) {
 	f.Helper()
+	if e.Boot == "" && strings.HasPrefix(string(e.Kind), "node.") && e.Kind != dsas.KindLost && e.Kind != dsas.KindBack && e.Kind != dsas.KindAssigned {
+		if st, err := f.store.Status(context.WithoutCancel(f.Context()), e.Node); err == nil {
+			e.Boot = st.Boot
+		}
+	}
 	if _, err := f.store.AddEvent(context.WithoutCancel(f.Context()), e); err != nil {
 		f.Error(err)
 	}
@@ -213,8 +219,20 @@ func bootSteps(n dsas.Node, role string) []dsas.Event {
 // "" for all of it.
 func (f *fixture) boot(n dsas.Node, role string, t time.Time, until dsas.Kind) {
 	f.Helper()
+	f.bootFrom(n, role, t, "", until)
+}
+
+// bootFrom goes on after a kind of event.
+func (f *fixture) bootFrom(n dsas.Node, role string, t time.Time, after, until dsas.Kind) {
+	f.Helper()
 	id := fmt.Sprintf("%s-%d", n.Name, t.UnixNano())
 	for _, e := range bootSteps(n, role) {
+		if after != "" {
+			if e.Kind == after {
+				after = ""
+			}
+			continue
+		}
 		e.Time, e.Node = t.Add(e.Time.Sub(time.Time{})), n.Name
 		if e.Kind == dsas.KindScript {
 			b := dsas.Boot{ID: id, Node: n.Name, MAC: n.NICs[0].MAC, Role: role, Image: digest(role), TokenHash: []byte(id), Session: []byte("s"), Created: e.Time}
