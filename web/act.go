@@ -317,7 +317,7 @@ func (w *web) changeNode(r *http.Request) (done, error) {
 // nodeForm reads the fields that parts.html has for a node.
 func (w *web) nodeForm(r *http.Request) (dsas.Node, error) {
 	field := func(name string) string { return strings.TrimSpace(r.PostForm.Get(name)) }
-	n := dsas.Node{Name: field("name"), Role: field("role"), Loader: dsas.Loader(field("loader"))}
+	n := dsas.Node{Name: field("name"), Role: field("new-role"), Loader: dsas.Loader(field("loader"))}
 	if err := dsas.CheckName("node", n.Name); err != nil {
 		return n, err
 	}

@@ -60,7 +60,7 @@ func TestOperator(t *testing.T) {
 	b.until(`document.querySelector("#chosen").textContent === "1 chosen"`)
 	b.do(chromedp.Click(chromedp.CSS("button[value=assign]")))
 	b.until(`document.querySelector("#fleet .said-here").textContent.includes("choose a role or what to do with the power")`)
-	b.do(choose("#fleet select[name=role]", "db"), choose("#fleet select[name=power]", "cycle"),
+	b.do(choose("select[name=role]", "db"), choose("select[name=power]", "cycle"),
 		chromedp.Click(chromedp.CSS("button[value=assign]")), chromedp.WaitVisible(chromedp.CSS("#sure")))
 	b.screen("operator-sure")
 	if got := eval[string](b, `document.querySelector("#sure").innerText`); !strings.Contains(got, "w101 is ready and serving. Power-cycle it?") || !strings.Contains(got, "Assign db, then power-cycle") {

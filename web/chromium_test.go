@@ -224,13 +224,22 @@ func (f *fixture) fleet() {
 		{"db1", "db", "db", 26 * time.Hour, ""}, {"db2", "db", "db", 26 * time.Hour, ""},
 		{"lb1", "lb", "lb", 9 * 24 * time.Hour, ""}, {"lb2", "lb", "lb", 9 * 24 * time.Hour, ""},
 	}
-	for i := 101; i <= 110; i++ {
-		list = append(list, kind{fmt.Sprintf("w%d", i), "web", "web", time.Duration(i-60) * time.Minute, ""})
+	booting := map[int]kind{
+		102: {run: "web", ago: 12 * time.Second, until: dsas.KindInitramfs}, 104: {run: "web", ago: 24 * time.Second, until: dsas.KindSwitched},
+		106: {run: "web", ago: 18 * time.Second, until: dsas.KindFetch}, 109: {run: "web", ago: 4 * time.Second, until: dsas.KindDHCP},
 	}
-	list = append(list,
-		kind{"w111", "web", "web", 18 * time.Second, dsas.KindFetch}, kind{"w112", "web", "web", 12 * time.Second, dsas.KindInitramfs},
-		kind{"w113", "web", "web", 24 * time.Second, dsas.KindSwitched}, kind{"w114", "web", "web", 4 * time.Second, dsas.KindDHCP},
-		kind{"w115", "db", "web", 5 * time.Hour, ""}, kind{"w116", "", "", 0, ""})
+	for i := 101; i <= 115; i++ {
+		k := kind{run: "web", ago: time.Duration(i-60) * time.Minute}
+		if b, ok := booting[i]; ok {
+			k = b
+		}
+		k.name, k.role = fmt.Sprintf("w%d", i), "web"
+		if i == 103 {
+			k.role = "db" // assigned, and not yet power-cycled
+		}
+		list = append(list, k)
+	}
+	list = append(list, kind{name: "w116"})
 	for i, k := range list {
 		n := f.node(k.name, k.role, 85+i)
 		if k.run != "" {
@@ -246,7 +255,7 @@ func (f *fixture) fleet() {
 			f.event(dsas.Event{Node: n.Name, Kind: dsas.KindLost, Time: now.Add(-7 * time.Minute), Message: "no heartbeat for 30s"})
 		case "w110":
 			f.event(dsas.Event{Node: n.Name, Kind: dsas.KindPower, Time: now.Add(-time.Hour), Message: "off", Detail: "by operator"})
-		case "w115":
+		case "w103":
 			f.event(dsas.Event{Node: n.Name, Kind: dsas.KindAssigned, Time: now.Add(-30 * time.Second), Message: "role db, was web, by operator"})
 		}
 	}
@@ -288,7 +297,7 @@ func TestScreens(t *testing.T) {
 	node := b.screen("node")
 	b.open("/nodes/w107")
 	b.screen("node-failed")
-	b.open("/nodes/w111")
+	b.open("/nodes/w106")
 	b.screen("node-booting")
 	b.open("/nodes/w116")
 	b.do(chromedp.Click(chromedp.CSS("#change summary")))
@@ -308,7 +317,7 @@ func TestScreens(t *testing.T) {
 	b.size(1400, 1700)
 	b.dark(true)
 	b.open("/")
-	b.do(chromedp.Click(chromedp.CSS("#add summary")), chromedp.Click(chromedp.CSS("#row-w103 input")), chromedp.Click(chromedp.CSS("#row-w104 input")))
+	b.do(chromedp.Click(chromedp.CSS("#add summary")), chromedp.Click(chromedp.CSS("#row-w111 input")), chromedp.Click(chromedp.CSS("#row-w112 input")))
 	b.screen("nodes-dark")
 	b.do(choose("select[name=power]", "cycle"), chromedp.Click(chromedp.CSS("button[value=assign]")), chromedp.WaitVisible(chromedp.CSS("#sure-yes")))
 	b.screen("sure-dark")

@@ -70,7 +70,7 @@ func TestAddChangeRemove(t *testing.T) {
 	f.want("no MAC", f.post("/nodes", url.Values{"name": {"w1"}}), "has no MAC")
 	f.want("bad name", f.post("/nodes", url.Values{"name": {"W 1"}, "macs": {"525400000001"}}), "use lower-case letters")
 	f.want("pool address", f.post("/nodes", url.Values{"name": {"w1"}, "macs": {"525400000001"}, "address": {"10.77.200.7"}}), "lies in the pool")
-	body := f.post("/nodes", url.Values{"name": {"w1"}, "macs": {"52-54-00-00-00-01, 525400000002"}, "role": {"web"}, "address": {"10.77.3.9"},
+	body := f.post("/nodes", url.Values{"name": {"w1"}, "macs": {"52-54-00-00-00-01, 525400000002"}, "new-role": {"web"}, "address": {"10.77.3.9"},
 		"bmc": {"10.78.0.1"}, "bmc-user": {"ADMIN"}, "bmc-password": {"s3cret"}})
 	f.want("added", body, "w1 is added, at 10.77.3.9", `id="row-w1"`, "52:54:00:00:00:01")
 	n := f.stored("w1")
