@@ -118,6 +118,9 @@ func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
 	if !addr.IsValid() {
 		want, _ := addrOf(c.req.RequestedIPAddress())
 		s.unknown(ctx, c, netip.Addr{})
+		if !c.subnet.Pool.First.IsValid() {
+			return nil, nil // a stranger, and nothing for strangers: another server may have
+		}
 		lease, err := s.Store.Offer(ctx, c.subnet, c.mac, c.id, want, s.Now())
 		if err != nil {
 			return nil, fmt.Errorf("address for %s: %w", c.mac, err)
@@ -146,6 +149,12 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 	}
 	if !wanted {
 		return nil, fmt.Errorf("REQUEST of %s names no address (option 50 and ciaddr are empty)", c.mac)
+	}
+	if !c.address.IsValid() && !c.subnet.Pool.First.IsValid() {
+		// Without a pool we know nothing of a stranger's address: a NAK would
+		// take away what another server gave (RFC 2131 section 4.3.2).
+		s.unknown(ctx, c, netip.Addr{})
+		return nil, nil
 	}
 	if !c.subnet.Prefix.Contains(want) {
 		return c.nak(fmt.Sprintf("%s is not an address of %s", want, c.subnet.Prefix)), nil

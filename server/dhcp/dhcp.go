@@ -239,7 +239,7 @@ func (s *Server) packet(ctx context.Context, l *link, p received) {
 	rep, err := s.answer(ctx, l, req)
 	if err != nil {
 		if s.seen.first("answer "+req.ClientHWAddr.String(), s.Now(), 10*time.Second) {
-			s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr, "type", req.MessageType(), "interface", l.name, "err", err)
+			s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr.String(), "type", req.MessageType(), "interface", l.name, "err", err)
 		}
 		return
 	}
@@ -247,10 +247,10 @@ func (s *Server) packet(ctx context.Context, l *link, p received) {
 		return
 	}
 	if err := l.send(rep); err != nil {
-		s.Log.Warn("DHCP answer not sent", "mac", req.ClientHWAddr, "interface", l.name, "err", err)
+		s.Log.Warn("DHCP answer not sent", "mac", req.ClientHWAddr.String(), "interface", l.name, "err", err)
 		return
 	}
-	s.Log.Debug("DHCP", "mac", req.ClientHWAddr, "xid", req.TransactionID, "asked", req.MessageType(), "answer", rep.msg.MessageType(),
+	s.Log.Debug("DHCP", "mac", req.ClientHWAddr.String(), "xid", req.TransactionID, "asked", req.MessageType(), "answer", rep.msg.MessageType(),
 		"address", rep.msg.YourIPAddr, "file", rep.msg.BootFileName, "to", rep.to)
 }
 
