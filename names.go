@@ -99,7 +99,8 @@ func expandItem(p, item string) ([]string, error) {
 	}
 	a, err1 := strconv.ParseUint(lo, 10, 32)
 	b, err2 := strconv.ParseUint(hi, 10, 32)
-	if err1 != nil || err2 != nil {
+	// No more digits than a number has: they are the width of every name.
+	if err1 != nil || err2 != nil || len(lo) > 10 || len(hi) > 10 {
 		return nil, fmt.Errorf("range %q: %q is not a number or a range such as 101-140: %w", p, item, ErrInvalid)
 	}
 	if b < a {
