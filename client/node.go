@@ -158,23 +158,24 @@ func (n *Node) PostEvents(ctx context.Context, events []dsas.Event) error {
 	return nil
 }
 
-// Files asks for the rendered files as soon as they differ from those that
-// tag names, and for wait at most. changed is false when they still are the
-// same; then the tag returned is the one given.
-func (n *Node) Files(ctx context.Context, tag string, wait time.Duration) (newTag string, files []dsas.File, changed bool, err error) {
+// Rendered is what a running node is to have now.
+type Rendered struct {
+	Tag   string      `json:"tag"`   // names this state
+	Files []dsas.File `json:"files"` // rendered templates
+	Conf  string      `json:"conf"`  // text of /etc/dsas.conf
+}
+
+// Files asks for the rendered files and dsas.conf as soon as they differ from
+// those that tag names, and for wait at most. changed is false when they still
+// are the same. The answer must be signed with the session key: what comes of
+// it is written as root.
+func (n *Node) Files(ctx context.Context, tag string, wait time.Duration) (r Rendered, changed bool, err error) {
 	q := url.Values{"tag": {tag}, "wait": {wait.String()}}
-	var answer struct {
-		Tag   string      `json:"tag"`
-		Files []dsas.File `json:"files"`
-	}
-	status, err := n.signed(ctx, http.MethodGet, "/node/files?"+q.Encode(), nil, wait+nodeRequestTime, &answer)
+	status, err := n.signed(ctx, http.MethodGet, "/node/files?"+q.Encode(), nil, wait+nodeRequestTime, &r)
 	if err != nil {
-		return tag, nil, false, fmt.Errorf("get rendered files: %w", err)
+		return Rendered{}, false, fmt.Errorf("get rendered files: %w", err)
 	}
-	if status == http.StatusNotModified {
-		return tag, nil, false, nil
-	}
-	return answer.Tag, answer.Files, true, nil
+	return r, status == http.StatusOK, nil
 }
 
 // Heartbeat says that the node lives.
@@ -206,6 +207,12 @@ func (n *Node) signed(ctx context.Context, method, path string, body []byte, lim
 	return n.do(req, into)
 }
 
+func (n *Node) sessionKey() []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.key
+}
+
 // do sends req, decodes a 200 into into, and turns other answers but 204 and
 // 304 into errors.
 func (n *Node) do(req *http.Request, into any) (int, error) {
@@ -220,7 +227,17 @@ func (n *Node) do(req *http.Request, into any) (int, error) {
 		if into == nil {
 			return resp.StatusCode, nil
 		}
-		if err := json.NewDecoder(io.LimitReader(resp.Body, maxNodeAnswer)).Decode(into); err != nil {
+		body, err := io.ReadAll(io.LimitReader(resp.Body, maxNodeAnswer))
+		if err != nil {
+			return 0, fmt.Errorf("read answer: %w", err)
+		}
+		// Only the config is taken unsigned: it brings the key.
+		if nonce := req.Header.Get(sign.HeaderNonce); nonce != "" {
+			if err := sign.VerifyReply(n.sessionKey(), nonce, body, resp.Header.Get(sign.HeaderReply)); err != nil {
+				return 0, fmt.Errorf("read answer: %w", err)
+			}
+		}
+		if err := json.Unmarshal(body, into); err != nil {
 			return 0, fmt.Errorf("read answer: %w", err)
 		}
 		return resp.StatusCode, nil

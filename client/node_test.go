@@ -29,6 +29,7 @@ func nodeCtx(t *testing.T) context.Context {
 
 // listener is the boot listener as the contract has it, with a clock of its own.
 type listener struct {
+	forge bool // answers are signed with another key
 	*httptest.Server
 	t     *testing.T
 	ahead time.Duration // its clock against ours
@@ -98,7 +99,13 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
-		fmt.Fprintf(w, `{"tag":%q,"files":[{"path":"/etc/x","mode":420,"content":"aGk="}]}`, l.tag)
+		answer := fmt.Appendf(nil, `{"tag":%q,"files":[{"path":"/etc/x","mode":420,"content":"aGk="}],"conf":"A=1\n"}`, l.tag)
+		key := l.key
+		if l.forge {
+			key = []byte("somebody else's")
+		}
+		w.Header().Set(sign.HeaderReply, sign.Reply(key, nonce, answer))
+		w.Write(answer)
 	default:
 		http.NotFound(w, r)
 	}
@@ -108,6 +115,12 @@ func (l *listener) heard() []dsas.Event {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.events)
+}
+
+func (l *listener) setForge(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.forge = on
 }
 
 func (l *listener) setRefuse(f func(*http.Request, []byte) int) {
@@ -148,13 +161,18 @@ func TestNodeRequests(t *testing.T) {
 		if err := n.PostEvents(ctx, []dsas.Event{{Kind: dsas.KindInit}, {Kind: dsas.KindFetch}}); err != nil || len(l.heard()) != 2 {
 			t.Errorf("PostEvents() = %v, heard %v; want both", err, l.heard())
 		}
-		tag, files, changed, err := n.Files(ctx, "zero & more", time.Second)
-		if err != nil || !changed || tag != "one" || len(files) != 1 || string(files[0].Content) != "hi" {
-			t.Errorf("Files() = %q, %v, %t, %v; want the new ones", tag, files, changed, err)
+		got, changed, err := n.Files(ctx, "zero & more", time.Second)
+		if err != nil || !changed || got.Tag != "one" || got.Conf != "A=1\n" || len(got.Files) != 1 || string(got.Files[0].Content) != "hi" {
+			t.Errorf("Files() = %+v, %t, %v; want the new ones", got, changed, err)
 		}
-		if tag, files, changed, err = n.Files(ctx, "one", time.Second); err != nil || changed || tag != "one" || files != nil {
-			t.Errorf("Files(same tag) = %q, %v, %t, %v; want no change", tag, files, changed, err)
+		if got, changed, err = n.Files(ctx, "one", time.Second); err != nil || changed {
+			t.Errorf("Files(same tag) = %+v, %t, %v; want no change", got, changed, err)
 		}
+		l.setForge(true)
+		if got, changed, err = n.Files(ctx, "zero", time.Second); !errors.Is(err, sign.ErrSignature) || changed || got.Files != nil {
+			t.Errorf("Files() from who does not know the key = %+v, %t, %v; want ErrSignature and nothing", got, changed, err)
+		}
+		l.setForge(false)
 		// Over an exec.
 		b, err := json.Marshal(n.State())
 		if err != nil {

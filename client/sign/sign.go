@@ -89,6 +89,28 @@ func Verify(r *http.Request, key []byte, body []byte, now time.Time) error {
 	return nil
 }
 
+// HeaderReply carries the signature of an answer's body.
+const HeaderReply = "Dsas-Reply"
+
+// Reply signs an answer to the request that carried nonce: HMAC-SHA256 over
+// "reply\n" NONCE "\n" hex(SHA256(body)). What a running node takes from the
+// server and writes as root must come from who knows its session key, and the
+// nonce keeps an older answer from being played again.
+func Reply(key []byte, nonce string, body []byte) string {
+	sum := sha256.Sum256(body)
+	h := hmac.New(sha256.New, key)
+	fmt.Fprintf(h, "reply\n%s\n%s", nonce, hex.EncodeToString(sum[:]))
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// VerifyReply says whether signature is Reply's.
+func VerifyReply(key []byte, nonce string, body []byte, signature string) error {
+	if len(key) == 0 || !hmac.Equal([]byte(signature), []byte(Reply(key, nonce, body))) {
+		return fmt.Errorf("verify answer: %w", ErrSignature)
+	}
+	return nil
+}
+
 func mac(r *http.Request, key, body []byte, at, nonce string) []byte {
 	sum := sha256.Sum256(body)
 	h := hmac.New(sha256.New, key)

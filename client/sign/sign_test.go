@@ -101,3 +101,22 @@ func TestNonce(t *testing.T) {
 		t.Errorf("NewNonce() = %q, %q; want two of 32 digits", a, b)
 	}
 }
+
+func TestReply(t *testing.T) {
+	key, nonce, body := []byte("session key"), sign.NewNonce(), []byte(`{"tag":"a"}`)
+	sig := sign.Reply(key, nonce, body)
+	if err := sign.VerifyReply(key, nonce, body, sig); err != nil {
+		t.Errorf("VerifyReply of a good answer = %v; want nil", err)
+	}
+	for what, err := range map[string]error{
+		"another body":  sign.VerifyReply(key, nonce, []byte(`{"tag":"b"}`), sig),
+		"another nonce": sign.VerifyReply(key, sign.NewNonce(), body, sig),
+		"another key":   sign.VerifyReply([]byte("other"), nonce, body, sig),
+		"no signature":  sign.VerifyReply(key, nonce, body, ""),
+		"no key":        sign.VerifyReply(nil, nonce, body, sign.Reply(nil, nonce, body)),
+	} {
+		if !errors.Is(err, sign.ErrSignature) {
+			t.Errorf("VerifyReply with %s = %v; want ErrSignature", what, err)
+		}
+	}
+}

@@ -48,14 +48,16 @@ func (r *renderer) Render(ctx context.Context, node dsas.Node, role string) (htt
 	if out.Files, err = roles.Render(def, in); err != nil {
 		return httpboot.Rendered{}, err
 	}
-	out.Tag = tagOf(out.Files)
+	out.Tag = tagOf(out.Conf, out.Files)
 	return out, nil
 }
 
-// tagOf names the content of files.
-func tagOf(files []dsas.File) string {
+// tagOf names the content of dsas.conf and files.
+func tagOf(conf string, files []dsas.File) string {
 	h := sha256.New()
-	json.NewEncoder(h).Encode(files)
+	enc := json.NewEncoder(h)
+	enc.Encode(conf)
+	enc.Encode(files)
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 

@@ -11,7 +11,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,7 +64,11 @@ func pid1(ctx context.Context, stage func(context.Context, *Console, *slog.Logge
 			return a
 		},
 	}))
-	err := stage(ctx, c, log)
+	// Go's default ends the program at these, and PID 1's end is a panic; HUP
+	// is an old habit towards an init. Nobody reads them (Ignore would be
+	// inherited by the services).
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE, unix.SIGABRT)
+	err := recovered(func() error { return stage(ctx, c, log) })
 	if err != nil {
 		c.Say("FAILED: %v", err)
 		if wantsShell() {
@@ -72,6 +78,16 @@ func pid1(ctx context.Context, stage func(context.Context, *Console, *slog.Logge
 		time.Sleep(giveUpWait)
 	}
 	return reboot(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+// recovered makes an error of a panic: PID 1 has nobody to catch it.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 type consoleWriter struct{ c *Console }

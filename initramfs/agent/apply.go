@@ -39,10 +39,15 @@ func (b *boot) apply(ctx context.Context) error {
 			b.warn("set host name %q: %v", conf.SystemName, err)
 		}
 	}
-	b.networkFromConf(ctx, conf)
+	applyNetwork(ctx, b.net.Plan, conf, b.event, b.con)
 	b.modulesFromConf(conf)
 	if err := writeFiles(sysroot, b.cfg.Files); err != nil {
 		return err
+	}
+	if len(conf.Nameservers) > 0 { // else the subnet's, which the server rendered
+		if err := writeFile(sysroot, "/etc/resolv.conf", []byte(netcfg.ResolvConf(conf.Nameservers, conf.Search)), 0o644); err != nil {
+			return err
+		}
 	}
 	if err := linkTools(sysroot); err != nil {
 		return err
@@ -60,24 +65,24 @@ func (b *boot) warn(format string, args ...any) {
 	b.event(dsas.Event{Kind: dsas.KindWarning, Message: fmt.Sprintf(format, args...)})
 }
 
-// networkFromConf restates the network as dsas.conf has it: more addresses,
+// applyNetwork restates the network as dsas.conf has it: more addresses,
 // VLANs, gateways, service addresses. What differs from the running bond and
 // cannot be changed with its ports attached is told, not forced.
-func (b *boot) networkFromConf(ctx context.Context, conf *dsasconf.Config) {
-	plan, errs := netcfg.FromConf(b.net.Plan, conf)
+func applyNetwork(ctx context.Context, base netcfg.Plan, conf *dsasconf.Config, event func(dsas.Event), con *Console) {
+	plan, errs := netcfg.FromConf(base, conf)
 	for _, err := range errs {
-		b.event(dsas.Event{Kind: dsas.KindConfError, Message: err.Error()})
+		event(dsas.Event{Kind: dsas.KindConfError, Message: err.Error()})
 	}
 	changes, err := netcfg.Restate(ctx, plan)
 	if err != nil {
-		b.event(dsas.Event{Kind: dsas.KindConfError, Message: err.Error()})
+		event(dsas.Event{Kind: dsas.KindConfError, Message: err.Error()})
 	}
 	for _, c := range changes {
 		if c.Deferred {
-			b.warn("%s", c)
+			event(dsas.Event{Kind: dsas.KindWarning, Message: c.String()})
 			continue
 		}
-		b.con.Say("network: %s", c)
+		con.Say("network: %s", c)
 	}
 }
 
@@ -199,24 +204,15 @@ func linkTools(root string) error {
 // root's own passwd and group know.
 func writeFiles(root string, files []dsas.File) error {
 	for _, f := range files {
-		if err := writeFile(root, f.Path, f.Content, os.FileMode(f.Mode)&os.ModePerm); err != nil {
+		uid, gid := 0, 0
+		if f.Owner != "" {
+			var err error
+			if uid, gid, err = ownerIn(root, f.Owner); err != nil {
+				return fmt.Errorf("owner of %s: %w", f.Path, err)
+			}
+		}
+		if err := writeFileAs(root, f.Path, f.Content, os.FileMode(f.Mode)&os.ModePerm, uid, gid); err != nil {
 			return err
-		}
-		if f.Owner == "" {
-			continue
-		}
-		uid, gid, err := ownerIn(root, f.Owner)
-		if err != nil {
-			return fmt.Errorf("owner of %s: %w", f.Path, err)
-		}
-		r, err := os.OpenRoot(root)
-		if err != nil {
-			return err
-		}
-		err = r.Chown(strings.TrimPrefix(filepath.Clean(f.Path), "/"), uid, gid)
-		r.Close()
-		if err != nil {
-			return fmt.Errorf("owner of %s: %w", f.Path, err)
 		}
 	}
 	return nil

@@ -83,7 +83,14 @@ func stage1(ctx context.Context, con *Console, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return b.handOver()
+	if err := b.handOver(); err != nil {
+		b.event(dsas.Event{Kind: dsas.KindFailed, Message: err.Error(), Detail: con.Tail()})
+		flush, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		b.out.Flush(flush)
+		return err
+	}
+	return nil
 }
 
 // stopwatch gives a function that tells the time since it was made.
@@ -137,14 +144,20 @@ func (b *boot) loadModules(ctx context.Context) error {
 	return nil
 }
 
+// networkPatience: after it a node whose network does not come up boots anew
+// from the firmware on, and gets what the operator may have corrected since;
+// its token is dead by then anyway.
+const networkPatience = 10 * time.Minute
+
 // networkTime bounds one try to bring the network up. A switch that was just
 // powered on with us may take a minute until it forwards (802.1w edge ports or
 // not), so there is more than one try.
 const networkTime = 90 * time.Second
 
 // network brings the cmdline's network up before the first byte is fetched. It
-// tries for ever: a node whose switches are off comes up when they do.
+// tries for long: a node whose switches are off comes up when they do.
 func (b *boot) network(ctx context.Context) error {
+	spent := stopwatch()
 	for try := 1; ; try++ {
 		limited, cancel := context.WithTimeout(ctx, networkTime)
 		st, err := netcfg.Up(limited, b.params)
@@ -159,6 +172,9 @@ func (b *boot) network(ctx context.Context) error {
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if spent() > networkPatience {
+			return fmt.Errorf("network: %d tries: %w", try, err)
 		}
 		b.con.Say("network, try %d: %v", try, err)
 		if err := sleep(ctx, 2*time.Second); err != nil {

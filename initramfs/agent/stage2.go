@@ -53,13 +53,27 @@ func stage2(ctx context.Context, con *Console, log *slog.Logger) error {
 		n.out.Restore(box)
 	}
 	n.event(dsas.Event{Kind: dsas.KindSwitched, Message: "role " + st.Config.Role.Name})
-	how, err := n.run(ctx)
+	var how int
+	err = recovered(func() (err error) { how, err = n.run(ctx); return err })
+	if err != nil {
+		n.event(dsas.Event{Kind: dsas.KindFailed, Message: err.Error(), Detail: con.Tail()})
+	}
+	n.flush(ctx)
+	n.leaveDisks()
 	if err != nil {
 		return err
 	}
-	n.unmount()
-	con.Say("%s", map[int]string{unix.LINUX_REBOOT_CMD_POWER_OFF: "power off"}[how])
+	con.Say("ending: %s", map[bool]string{true: "power off", false: "reboot"}[how == unix.LINUX_REBOOT_CMD_POWER_OFF])
 	return reboot(how)
+}
+
+// flush gives the last events a moment to reach the server.
+func (n *node) flush(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := n.out.Flush(ctx); err != nil {
+		n.con.Say("%v", err)
+	}
 }
 
 func (n *node) event(e dsas.Event) {
@@ -79,7 +93,6 @@ func (n *node) run(ctx context.Context) (how int, err error) {
 	unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 
 	reaper := service.NewReaper(n.log)
-	go reaper.Run(ctx)
 	n.sup, err = service.New(service.Options{
 		Dir: servicesDir, Services: n.st.Config.Role.Services, Env: n.st.Env, Log: n.log, Reaper: reaper,
 		Events: n.serviceEvent,
@@ -87,18 +100,22 @@ func (n *node) run(ctx context.Context) (how int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	supervised, supCtx, stopSup := make(chan error, 1), context.Context(nil), context.CancelFunc(nil)
-	supCtx, stopSup = context.WithCancel(ctx)
+	supCtx, stopSup := context.WithCancel(ctx)
 	defer stopSup()
-	go func() { supervised <- n.sup.Run(supCtx) }()
-	for _, loop := range []func(context.Context){
-		func(ctx context.Context) { n.out.Run(ctx) }, n.heartbeats, n.followFiles, n.watchBond, n.reportReady, n.feed,
-	} {
-		go loop(ctx)
+	supervised := make(chan error, 1)
+	go func() { supervised <- recovered(func() error { return n.sup.Run(supCtx) }) }()
+	loops := map[string]func(context.Context){
+		"reaper": func(ctx context.Context) { reaper.Run(ctx) }, "events": func(ctx context.Context) { n.out.Run(ctx) },
+		"heartbeats": n.heartbeats, "files": n.followFiles, "bond": n.watchBond, "ready": n.reportReady,
 	}
 	if n.consoleLogin() {
-		go n.gettys(ctx)
+		loops["console log-in"] = n.gettys
 	}
+	for name, loop := range loops {
+		go n.guard(ctx, name, loop)
+	}
+	// Not ended with ctx: it guards the way down too.
+	go n.feed(context.WithoutCancel(ctx))
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {
@@ -108,13 +125,49 @@ func (n *node) run(ctx context.Context) (how int, err error) {
 		case s := <-sig:
 			n.con.Say("%s: stopping services", s)
 			stopSup()
-			<-supervised
+			n.awaitStop(supervised)
 			if s == unix.SIGUSR2 || s == unix.SIGUSR1 || s == unix.SIGPWR {
 				return unix.LINUX_REBOOT_CMD_POWER_OFF, nil
 			}
 			return unix.LINUX_REBOOT_CMD_RESTART, nil
 		case err := <-supervised:
-			return 0, fmt.Errorf("supervisor ended: %w", err)
+			return 0, fmt.Errorf("the supervisor ended by itself: %v", err)
+		}
+	}
+}
+
+// guard runs one of the node's loops again when it panics: a slip in what
+// follows a bond must not take the database with it.
+func (n *node) guard(ctx context.Context, name string, loop func(context.Context)) {
+	for ctx.Err() == nil {
+		err := recovered(func() error { loop(ctx); return nil })
+		if err == nil {
+			return
+		}
+		n.event(dsas.Event{Kind: dsas.KindWarning, Message: name + ": " + err.Error()})
+		sleep(ctx, 5*time.Second)
+	}
+}
+
+// awaitStop waits until the services have stopped, for as long as they may
+// take together; a process that cannot even be killed holds up no reboot.
+func (n *node) awaitStop(supervised <-chan error) {
+	limit := time.Minute
+	for _, s := range n.st.Config.Role.Services {
+		limit += s.Stop.Or(10*time.Second) + 30*time.Second
+	}
+	deadline := time.After(limit)
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-supervised:
+			return
+		case <-tick.C:
+			n.alive.Alive() // stopping a database may take longer than the watchdog's patience
+		case <-deadline:
+			n.con.Say("services do not stop within %s; going on without them", limit)
+			return
 		}
 	}
 }
@@ -181,14 +234,43 @@ func (n *node) feed(ctx context.Context) {
 	}
 }
 
-// unmount leaves the disks clean.
-func (n *node) unmount() {
-	for _, m := range slices.Backward(n.st.Mounts) {
-		if err := unix.Unmount(m, 0); err != nil && !errors.Is(err, unix.EINVAL) {
-			unix.Mount("", m, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
-		}
+// leaveDisks ends whatever still runs (log-in shells, what they started) and
+// unmounts the disks, so that they are clean at the next boot. A dead disk may
+// block for ever: then the reboot goes on without it.
+func (n *node) leaveDisks() {
+	if len(n.st.Mounts) == 0 {
+		return
 	}
-	unix.Sync()
+	n.alive.Alive()
+	unix.Kill(-1, unix.SIGTERM) // PID 1 is spared (kill(2))
+	time.Sleep(2 * time.Second)
+	unix.Kill(-1, unix.SIGKILL)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, m := range slices.Backward(n.st.Mounts) {
+			n.leave(m)
+		}
+		unix.Sync()
+	}()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		n.con.Say("the disks do not answer; going on without them")
+	}
+}
+
+func (n *node) leave(mount string) {
+	var err error
+	for range 50 { // killed processes take a moment to let go
+		if err = unix.Unmount(mount, 0); err == nil || errors.Is(err, unix.EINVAL) {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if roErr := unix.Mount("", mount, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); roErr != nil {
+		n.con.Say("unmount %s: %v; read-only: %v", mount, err, roErr)
+	}
 }
 
 // consoleLogin puts the operators' password hash into shadow(5), where they

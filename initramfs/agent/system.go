@@ -91,8 +91,14 @@ func reboot(how int) error {
 	return nil
 }
 
-// writeFile writes below root without following a link out of it.
+// writeFile writes below root without following a link out of it; the file is
+// the writer's own.
 func writeFile(root, path string, content []byte, mode os.FileMode) error {
+	return writeFileAs(root, path, content, mode, os.Geteuid(), os.Getegid())
+}
+
+// writeFileAs is writeFile with an owner.
+func writeFileAs(root, path string, content []byte, mode os.FileMode, uid, gid int) error {
 	r, err := os.OpenRoot(root)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -114,6 +120,10 @@ func writeFile(root, path string, content []byte, mode os.FileMode) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	_, err = f.Write(content)
+	// Owner before mode: chown takes setuid bits away.
+	if err == nil {
+		err = f.Chown(uid, gid)
+	}
 	if err == nil {
 		err = f.Chmod(mode)
 	}

@@ -38,8 +38,7 @@ func (w *Watchdog) Live() bool {
 // watchdogTimeout is what the hardware is asked for, in seconds.
 const watchdogTimeout = 60
 
-// Run opens dev and feeds it until ctx ends, when it is disarmed by the magic
-// close. A box without a watchdog is no error: found is false.
+// Run opens dev and feeds it until ctx ends; it stays armed then. A box without a watchdog is no error: found is false.
 func (w *Watchdog) Run(ctx context.Context, dev string, said func(string)) (found bool, err error) {
 	f, err := os.OpenFile(dev, os.O_WRONLY, 0)
 	if os.IsNotExist(err) {
@@ -66,7 +65,9 @@ func (w *Watchdog) Run(ctx context.Context, dev string, said func(string)) (foun
 		}
 		select {
 		case <-ctx.Done():
-			f.Write([]byte{'V'}) // disarm; harmless where nowayout is set
+			// Not disarmed: a reboot that hangs is what it is for, and a second
+			// stage opens it again in time.
+			f.Write([]byte{0})
 			return true, nil
 		case <-tick.C:
 		}

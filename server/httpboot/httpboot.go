@@ -50,7 +50,7 @@ type Rendered struct {
 	Role  dsas.Role
 	Conf  string      // text of /etc/dsas.conf
 	Files []dsas.File // templates and standard files, no secrets
-	Tag   string      // changes when Files do
+	Tag   string      // changes when Files or Conf do
 }
 
 // Renderer makes node configs; Changed's channel is closed when something

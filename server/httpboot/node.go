@@ -296,9 +296,7 @@ func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []
 			return err
 		}
 		if rendered.Tag != tag {
-			w.Header().Set("Cache-Control", "no-store")
-			writeJSON(w, map[string]any{"tag": rendered.Tag, "files": rendered.Files})
-			return nil
+			return writeSigned(w, r, b, map[string]any{"tag": rendered.Tag, "files": rendered.Files, "conf": rendered.Conf})
 		}
 		select {
 		case <-changed:
@@ -309,6 +307,21 @@ func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []
 			return r.Context().Err()
 		}
 	}
+}
+
+// writeSigned answers a signed request with JSON that the node can tell from
+// anybody else's: it will write as root what stands there.
+func writeSigned(w http.ResponseWriter, r *http.Request, b dsas.Boot, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("answer %s: %w", b.Node, err)
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Set(sign.HeaderReply, sign.Reply(b.Session, r.Header.Get(sign.HeaderNonce), body))
+	w.Write(body) // the reader went away: nothing to do
+	return nil
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -349,7 +349,11 @@ func TestHeartbeat(t *testing.T) {
 func TestFiles(t *testing.T) {
 	f := open(t, nil)
 	n := f.run(w102, mac102) // a balancer: its files hold the sites
-	tag, files, changed, err := n.Files(t.Context(), "", 0)
+	first, changed, err := n.Files(t.Context(), "", 0)
+	tag, files := first.Tag, first.Files
+	if first.Conf == "" {
+		t.Error("Files(no tag) brings no dsas.conf")
+	}
 	if err != nil || !changed || tag == "" || len(files) == 0 {
 		t.Fatalf("Files(no tag) = %q, %d files, changed %v, %v; want them all", tag, len(files), changed, err)
 	}
@@ -358,8 +362,8 @@ func TestFiles(t *testing.T) {
 			t.Errorf("%s is among the files; want secrets in the node config alone", file.Path)
 		}
 	}
-	if got, _, changed, err := n.Files(t.Context(), tag, 0); err != nil || changed || got != tag {
-		t.Errorf("Files(the tag) = %q, changed %v, %v; want the same", got, changed, err)
+	if got, changed, err := n.Files(t.Context(), tag, 0); err != nil || changed {
+		t.Errorf("Files(the tag) = %q, changed %v, %v; want the same", got.Tag, changed, err)
 	}
 	// A change answers a poll that waits; one that changes nothing of this
 	// node's does not.
@@ -372,7 +376,8 @@ func TestFiles(t *testing.T) {
 	done := make(chan result)
 	go func() {
 		var r result
-		r.tag, r.files, r.changed, r.err = n.Files(t.Context(), tag, 30*time.Second)
+		got, changed, err := n.Files(t.Context(), tag, 30*time.Second)
+		r = result{got.Tag, got.Files, changed, err}
 		done <- r
 	}()
 	f.rend.change()
@@ -389,13 +394,13 @@ func TestFiles(t *testing.T) {
 		t.Error("no file names the new site's address")
 	}
 	// It is answered at once when it differs already.
-	if _, _, changed, err := n.Files(t.Context(), tag, 30*time.Second); err != nil || !changed {
+	if _, changed, err := n.Files(t.Context(), tag, 30*time.Second); err != nil || !changed {
 		t.Errorf("Files(old tag) = changed %v, %v; want the new ones", changed, err)
 	}
 	// A caller that goes away ends it.
 	ctx, cancel := context.WithCancel(t.Context())
 	gone := make(chan error)
-	go func() { _, _, _, err := n.Files(ctx, r.tag, 30*time.Second); gone <- err }()
+	go func() { _, _, err := n.Files(ctx, r.tag, 30*time.Second); gone <- err }()
 	cancel()
 	if err := <-gone; !errors.Is(err, context.Canceled) {
 		t.Errorf("Files with its context ended = %v; want context.Canceled", err)
@@ -406,10 +411,11 @@ func TestFiles(t *testing.T) {
 func TestFilesWait(t *testing.T) {
 	f := open(t, nil)
 	n := f.run(w102, mac102)
-	tag, _, _, err := n.Files(t.Context(), "", 0)
+	first, _, err := n.Files(t.Context(), "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	tag := first.Tag
 	boot := f.status("w102").Boot
 	key := f.key(boot)
 	synctest.Test(t, func(t *testing.T) {
@@ -461,10 +467,11 @@ func (still) Changed() <-chan struct{}                                { return n
 func TestRun(t *testing.T) {
 	f := open(t, nil)
 	n := f.run(w102, mac102)
-	tag, _, _, err := n.Files(t.Context(), "", 0)
+	first, _, err := n.Files(t.Context(), "", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	tag := first.Tag
 	l, err := net.Listen("tcp4", "127.77.0.1:0")
 	if err != nil {
 		t.Fatal(err)

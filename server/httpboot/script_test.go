@@ -333,7 +333,7 @@ func TestDiscovery(t *testing.T) {
 	if err := n.Heartbeat(t.Context()); err != nil {
 		t.Errorf("heartbeat: %v", err)
 	}
-	if _, _, changed, err := n.Files(t.Context(), cfg.FilesTag, 0); err != nil || changed {
+	if _, changed, err := n.Files(t.Context(), cfg.FilesTag, 0); err != nil || changed {
 		t.Errorf("files = changed %v, %v; want 304", changed, err)
 	}
 	// The operator gives it a name meanwhile: what runs goes on as it is.
