@@ -4,14 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
 
 	"dsas"
 )
@@ -80,10 +85,42 @@ func loadConfig(path string) (config, error) {
 		return c, fmt.Errorf("read configuration: %w", err)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
-	if err := dec.Decode(&c); err != nil && len(bytes.TrimSpace(b)) > 0 {
-		return c, fmt.Errorf("configuration %s: %s", path, yaml.FormatError(err, false, true))
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments
+		return c, fmt.Errorf("configuration %s: %s%s", path, lineOf(b, err), yaml.FormatError(err, false, true))
 	}
 	return c, nil
+}
+
+// lineOf gives "[line:column] " of the value that err speaks of, for the errors
+// of addresses and durations, which come without.
+func lineOf(text []byte, err error) string {
+	var placed yaml.Error
+	if errors.As(err, &placed) {
+		return ""
+	}
+	file, parseErr := parser.ParseBytes(text, 0)
+	if parseErr != nil {
+		return ""
+	}
+	v := &valueFinder{said: err.Error()}
+	for _, doc := range file.Docs {
+		if doc.Body != nil {
+			ast.Walk(v, doc.Body)
+		}
+	}
+	return v.found
+}
+
+// valueFinder looks for the first value that an error quotes.
+type valueFinder struct{ said, found string }
+
+func (v *valueFinder) Visit(n ast.Node) ast.Visitor {
+	if _, ok := n.(ast.ScalarNode); ok && v.found == "" {
+		if tk := n.GetToken(); tk != nil && tk.Value != "" && strings.Contains(v.said, strconv.Quote(tk.Value)) {
+			v.found = fmt.Sprintf("[%d:%d] ", tk.Position.Line, tk.Position.Column)
+		}
+	}
+	return v
 }
 
 // setDefaults fills in what was left out.
@@ -107,6 +144,42 @@ func (c *config) setDefaults() {
 	}
 }
 
+// check refuses figures that no part could work with.
+func (c *config) check() error {
+	if c.HTTPPort < 1 || c.HTTPPort > 65535 {
+		return fmt.Errorf("httpPort %d: use a port from 1 to 65535: %w", c.HTTPPort, dsas.ErrInvalid)
+	}
+	if c.Heartbeat < time.Second || c.Heartbeat > time.Hour {
+		return fmt.Errorf("heartbeat %s: use 1s to 1h: %w", c.Heartbeat, dsas.ErrInvalid)
+	}
+	for _, sc := range c.Subnets {
+		if sc.Lease != 0 && (sc.Lease < time.Minute || sc.Lease > maxLease) {
+			return fmt.Errorf("subnet %s: lease %s: use 1m to 720h (30 days): %w", sc.Prefix, sc.Lease, dsas.ErrInvalid)
+		}
+	}
+	return checkConsolePassword(c.ConsolePasswordFile)
+}
+
+// maxLease is the longest lease: an address must come back to the pool some day.
+const maxLease = 30 * 24 * time.Hour
+
+// checkConsolePassword refuses a file that login on the nodes would not take,
+// at the start and not when the first node wants it.
+func checkConsolePassword(path string) error {
+	if path == "" {
+		return nil
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("consolePasswordFile: %w; make it with `openssl passwd -6`, or leave the key out for no console log-in", err)
+	}
+	// What stands there instead may be the password itself: it is not shown.
+	if !bytes.HasPrefix(b, []byte("$")) {
+		return fmt.Errorf("consolePasswordFile %s: it holds no crypt(5) hash, which begins with $; make one with `openssl passwd -6`: %w", path, dsas.ErrInvalid)
+	}
+	return nil
+}
+
 // path gives a place below the state folder.
 func (c *config) path(elem ...string) string {
 	return filepath.Join(append([]string{c.State}, elem...)...)
@@ -128,7 +201,10 @@ func (c *config) subnets() ([]dsas.Subnet, error) {
 	configured := c.Subnets
 	if len(configured) == 0 {
 		for _, a := range addrs {
-			configured = append(configured, subnetConfig{Prefix: a.Masked(), Server: a.Addr()})
+			// A second address of a subnet makes no second subnet.
+			if !slices.ContainsFunc(configured, func(sc subnetConfig) bool { return sc.Prefix == a.Masked() }) {
+				configured = append(configured, subnetConfig{Prefix: a.Masked(), Server: a.Addr()})
+			}
 		}
 	}
 	if len(configured) == 0 {
@@ -144,12 +220,23 @@ func (c *config) subnets() ([]dsas.Subnet, error) {
 		if err != nil {
 			return nil, err
 		}
+		for _, other := range out {
+			if other.Prefix.Overlaps(s.Prefix) {
+				return nil, fmt.Errorf("subnets %s and %s overlap; name each address once: %w", other.Prefix, s.Prefix, dsas.ErrInvalid)
+			}
+		}
 		out = append(out, s)
+	}
+	if c.Discovery && !c.NoDHCP && !slices.ContainsFunc(out, func(s dsas.Subnet) bool { return s.Pool.First.IsValid() }) {
+		return nil, fmt.Errorf("discovery: no subnet has a pool, so a box that is not known would get no address; give one with --pool: %w", dsas.ErrInvalid)
 	}
 	return out, nil
 }
 
 func (sc subnetConfig) subnet(addrs []netip.Prefix) (dsas.Subnet, error) {
+	if !sc.Prefix.IsValid() || !sc.Prefix.Addr().Is4() {
+		return dsas.Subnet{}, fmt.Errorf("subnet %q: give its prefix, as 10.0.0.0/24: %w", sc.Prefix, dsas.ErrInvalid)
+	}
 	s := dsas.Subnet{Prefix: sc.Prefix.Masked(), Server: sc.Server, Gateway: sc.Gateway, DNS: sc.DNS, Domain: sc.Domain, Lease: sc.Lease}
 	if s.Lease == 0 {
 		s.Lease = time.Hour
