@@ -51,6 +51,7 @@ func (c *labRunCmd) Run(ctx context.Context, a *app) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends us at once
 	return runLab(ctx, labRequest{State: c.State, Listen: c.Listen, Socket: c.Socket, Out: a.stdout, Log: log})
 }
 
@@ -60,6 +61,9 @@ type labUpCmd struct{ labFlags }
 func (c *labUpCmd) Run(ctx context.Context, a *app) error {
 	if st, err := lab.ReadState(lab.DefaultRunDir, labName); err == nil && st.Alive {
 		return fmt.Errorf("the rack is up already (process %d); see dsas lab status: %w", st.Owner.PID, dsas.ErrConflict)
+	}
+	if err := socketFree(c.Socket); err != nil {
+		return err
 	}
 	exe, err := os.Executable()
 	if err != nil {

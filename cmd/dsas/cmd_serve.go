@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"os/signal"
 	"strings"
 
@@ -48,8 +49,23 @@ type serveCmd struct {
 	Discovery      bool     `help:"Boot MACs that belong to no node into the inventory role." env:"DSAS_DISCOVERY"`
 	NoDHCP         bool     `help:"Give no addresses: an existing DHCP server does, and its next-server and boot file point here." name:"no-dhcp" env:"DSAS_NO_DHCP"`
 	AuthorizedKeys string   `help:"SSH public keys that may log in as root on every node." env:"DSAS_AUTHORIZED_KEYS" placeholder:"FILE"`
+	ResetPassword  bool     `help:"Forget the operators' password, log everybody out, and print a new set-up link."`
 	LogLevel       string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"DSAS_LOG_LEVEL"`
 	LogJSON        bool     `help:"Log as JSON lines." env:"DSAS_LOG_JSON"`
+}
+
+// Help gives the examples.
+func (*serveCmd) Help() string {
+	return `Answers the nodes' boots on the interfaces, and operators on the socket and the
+page. SIGTERM or Ctrl-C ends it, a second one at once; a changed configuration
+is taken at the next start.
+
+  dsas serve --interface eth1
+
+A lost password: stop the server, start it once like this, and open the link
+that it prints:
+
+  dsas serve --interface eth1 --reset-password`
 }
 
 // Run implements the command.
@@ -79,7 +95,28 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	return serve(ctx, cfg, log, a.stdout)
+	context.AfterFunc(ctx, stop) // a second signal ends us at once
+	defer keepOnHangup(log)()
+	return serve(ctx, cfg, log, a.stdout, serveOptions{ResetPassword: c.ResetPassword})
+}
+
+// keepOnHangup makes SIGHUP harmless, until it is stopped: it comes when a
+// terminal is closed and from whoever expects the configuration to be read
+// again, and neither means that no node can boot any more.
+func keepOnHangup(log *slog.Logger) (stop func()) {
+	hup, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(hup, unix.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-hup:
+				log.Warn("SIGHUP: restart to take a changed configuration")
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { signal.Stop(hup); close(done) }
 }
 
 func newLog(w io.Writer, level string, asJSON bool) (*slog.Logger, error) {

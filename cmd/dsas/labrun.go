@@ -49,6 +49,9 @@ type labRequest struct {
 
 // runLab shows a whole data centre on one machine until ctx ends.
 func runLab(ctx context.Context, req labRequest) error {
+	if err := socketFree(req.Socket); err != nil {
+		return err // before the minutes that images take
+	}
 	state, err := filepath.Abs(req.State)
 	if err != nil {
 		return err
@@ -76,8 +79,14 @@ func runLab(ctx context.Context, req labRequest) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serve(ctx, cfg, req.Log, req.Out) })
+	ready := make(chan struct{})
+	g.Go(func() error { return serve(ctx, cfg, req.Log, req.Out, serveOptions{Ready: func() { close(ready) }}) })
 	g.Go(func() error {
+		select {
+		case <-ready: // it is our server that answers on the socket now
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		err := showRack(ctx, rack, cfg, keys, begin, say)
 		if err == nil {
 			<-ctx.Done()
@@ -86,7 +95,9 @@ func runLab(ctx context.Context, req labRequest) error {
 		return err
 	})
 	err = g.Wait()
-	if downErr := rack.Down(context.WithoutCancel(ctx)); downErr != nil {
+	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if downErr := rack.Down(down); downErr != nil {
 		err = errors.Join(err, downErr)
 	}
 	say("the rack is down")
@@ -134,9 +145,6 @@ func showRack(ctx context.Context, rack *lab.Lab, cfg config, keys string, begin
 	if err != nil {
 		return err
 	}
-	if err := waitServer(ctx, c); err != nil {
-		return err
-	}
 	known, err := c.Nodes(ctx)
 	if err != nil {
 		return err
@@ -182,7 +190,7 @@ func showRack(ctx context.Context, rack *lab.Lab, cfg config, keys string, begin
 	say("Make a database of a web server (a minute or two), and ask it:")
 	say("")
 	say("  bin/dsas node set w102 --role db && bin/dsas power cycle w102 --wait ready")
-	say("  bin/dsas ssh --identity %s w102 mariadb -e 'select version()'", keys)
+	say("  bin/dsas ssh --identity %s w102 mariadb -e \"'select version()'\"", keys) // ssh hands the words to a shell there
 	say("")
 	say("See bin/dsas node ls, bin/dsas events --follow, and the page. Ctrl-C takes all of it down.")
 	return nil
@@ -203,20 +211,6 @@ func tellNode(ctx context.Context, c *client.Client, known []dsas.NodeView, n la
 	}
 	_, err := c.AddNodes(ctx, []dsas.Node{node}, false)
 	return err
-}
-
-// waitServer waits until the server answers.
-func waitServer(ctx context.Context, c *client.Client) error {
-	for {
-		if _, err := c.Status(ctx); err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }
 
 // watchBoots shows each node's steps until all are ready.

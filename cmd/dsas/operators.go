@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"dsas"
@@ -45,7 +46,7 @@ func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
 	if err != nil {
 		return nil, err
 	}
-	gate := web.Gate(keeper, d.log.With("part", "web"))
+	gate := limitForm(web.Gate(keeper, d.log.With("part", "web")))
 	mux := http.NewServeMux()
 	mux.Handle(api.Prefix+"/", keeper.Require(apiHandler))
 	mux.Handle("/static/", web.Static())
@@ -62,6 +63,11 @@ func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
 	tcp, base, err := d.listenOperators()
 	if err != nil {
 		return nil, err
+	}
+	if d.opt.ResetPassword {
+		if err := keeper.Reset(ctx); err != nil {
+			return nil, fmt.Errorf("reset password: %w", err)
+		}
 	}
 	link, err := keeper.SetupLink(ctx, base)
 	if err != nil {
@@ -81,20 +87,53 @@ func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
 	}, nil
 }
 
-// serveHTTP serves l until ctx ends.
+// formTime is how long somebody who is not logged in may take to send a form.
+const formTime = 30 * time.Second
+
+// limitForm bounds the reading of a body. It is not Server.ReadTimeout, which
+// would end event streams and long power calls too.
+func limitForm(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(formTime)); err != nil {
+				http.Error(w, "cannot limit the request", http.StatusInternalServerError)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// serveHTTP serves l until ctx ends, and returns when its handlers have: what
+// they use is closed next.
 func serveHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
+	done := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
 		c, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		if srv.Shutdown(c) != nil {
 			srv.Close()
 		}
 	})
-	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	err := srv.Serve(l)
+	if !stop() {
+		<-done
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+// socketFree refuses a socket on which somebody answers.
+func socketFree(path string) error {
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return nil
+	}
+	c.Close()
+	return fmt.Errorf("a dsas serve answers on %s already; choose another with --socket: %w", path, dsas.ErrConflict)
 }
 
 // listenSocket opens the CLI's socket, for its owner alone. A socket that a
@@ -103,9 +142,8 @@ func listenSocket(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		c.Close()
-		return nil, fmt.Errorf("socket %s: another dsas serve answers there: %w", path, dsas.ErrConflict)
+	if err := socketFree(path); err != nil {
+		return nil, err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("socket: %w", err)
@@ -127,10 +165,26 @@ func (d *daemon) listenOperators() (net.Listener, string, error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("operators' listener: %w; another address with --listen", err)
 	}
-	if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil && ap.Addr().Unmap().IsLoopback() {
-		return l, "http://" + l.Addr().String(), nil
+	ap, err := netip.ParseAddrPort(l.Addr().String())
+	if err != nil {
+		l.Close()
+		return nil, "", fmt.Errorf("operators' listener: %w", err)
 	}
-	cert, err := d.certificate()
+	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	if ap.Addr().IsLoopback() {
+		return l, "http://" + ap.String(), nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		l.Close()
+		return nil, "", fmt.Errorf("operators' listener: %w", err)
+	}
+	base := "https://" + ap.String()
+	if ap.Addr().IsUnspecified() {
+		// Nobody's address: operators elsewhere know us by name.
+		base = "https://" + net.JoinHostPort(host, strconv.Itoa(int(ap.Port())))
+	}
+	cert, err := d.certificate(host, ap.Addr())
 	if err != nil {
 		l.Close()
 		return nil, "", err
@@ -138,36 +192,54 @@ func (d *daemon) listenOperators() (net.Listener, string, error) {
 	sum := sha256.Sum256(cert.Certificate[0])
 	d.log.Info("operators' listener", "address", l.Addr().String(), "certificate_sha256", hex.EncodeToString(sum[:]))
 	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
-	return tls.NewListener(l, conf), "https://" + l.Addr().String(), nil
+	return tls.NewListener(l, conf), base, nil
 }
 
 // certificate is tls.crt and tls.key of the state folder: the operator's own,
-// or one made here once, which clients know by its fingerprint.
-func (d *daemon) certificate() (tls.Certificate, error) {
+// or a pair made here once, which clients know by its fingerprint.
+func (d *daemon) certificate(host string, addr netip.Addr) (tls.Certificate, error) {
 	crt, key := d.cfg.path("tls.crt"), d.cfg.path("tls.key")
-	cert, err := tls.LoadX509KeyPair(crt, key)
-	if err == nil || !errors.Is(err, os.ErrNotExist) {
-		if err != nil {
-			err = fmt.Errorf("certificate: %w", err)
+	haveCrt, err1 := exists(crt)
+	haveKey, err2 := exists(key)
+	if err := errors.Join(err1, err2); err != nil {
+		return tls.Certificate{}, fmt.Errorf("certificate: %w", err)
+	}
+	if haveCrt != haveKey {
+		missing, there := crt, key
+		if haveCrt {
+			missing, there = key, crt
 		}
-		return cert, err
+		return tls.Certificate{}, fmt.Errorf("certificate: %s is missing, %s is there: put the missing one back, or remove the other to have a pair made: %w",
+			missing, there, dsas.ErrInvalid)
 	}
-	if err := makeCertificate(crt, key, time.Now()); err != nil {
-		return cert, fmt.Errorf("make certificate: %w", err)
+	if !haveCrt {
+		if err := makeCertificate(crt, key, host, addr, time.Now()); err != nil {
+			return tls.Certificate{}, fmt.Errorf("make certificate: %w", err)
+		}
 	}
-	return tls.LoadX509KeyPair(crt, key)
+	cert, err := tls.LoadX509KeyPair(crt, key)
+	if err != nil {
+		return cert, fmt.Errorf("certificate %s, %s: %w", crt, key, err)
+	}
+	return cert, nil
 }
 
-func makeCertificate(crtPath, keyPath string, now time.Time) error {
+func exists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// makeCertificate makes a self-signed pair for host and, when it is one that
+// can be asked for, addr.
+func makeCertificate(crtPath, keyPath, host string, addr netip.Addr, now time.Time) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		return err
-	}
-	host, err := os.Hostname()
 	if err != nil {
 		return err
 	}
@@ -177,6 +249,9 @@ func makeCertificate(crtPath, keyPath string, now time.Time) error {
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true, IsCA: true,
 	}
+	if addr.IsValid() && !addr.IsUnspecified() {
+		tmpl.IPAddresses = []net.IP{addr.AsSlice()}
+	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
 		return err
@@ -185,8 +260,16 @@ func makeCertificate(crtPath, keyPath string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+	if err := writeWhole(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(crtPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return writeWhole(crtPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+}
+
+// writeWhole leaves the whole file at path, or nothing.
+func writeWhole(path string, b []byte, mode os.FileMode) error {
+	if err := os.WriteFile(path+".new", b, mode); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }

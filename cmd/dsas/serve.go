@@ -39,6 +39,7 @@ type daemon struct {
 	log     *slog.Logger
 	out     io.Writer // where people look: the set-up link is written here
 	started time.Time
+	opt     serveOptions
 
 	store   *store.Store
 	blobs   *blobs.Store
@@ -57,10 +58,19 @@ type bootSockets struct {
 	http       []net.Listener
 }
 
+// serveOptions are what one start of the server is asked for.
+type serveOptions struct {
+	ResetPassword bool
+	Ready         func() // called once, when all sockets listen; may be nil
+}
+
 // serve runs the server until ctx ends.
-func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer) error {
+func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt serveOptions) error {
 	cfg.setDefaults()
-	d := &daemon{cfg: cfg, log: log, out: out, started: time.Now()}
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	d := &daemon{cfg: cfg, log: log, out: out, started: time.Now(), opt: opt}
 	unlock, err := lockState(cfg.State)
 	if err != nil {
 		return err
@@ -76,6 +86,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer) err
 	}
 	for _, s := range d.subnets {
 		log.Info("serving", "subnet", s.Prefix, "server", s.Server, "pool", poolText(s.Pool), "interfaces", strings.Join(cfg.Interfaces, ","))
+	}
+	if opt.Ready != nil {
+		opt.Ready()
 	}
 	return server.Run(ctx, log, components...)
 }
@@ -325,12 +338,16 @@ func httpServer(h http.Handler, log *slog.Logger) *http.Server {
 }
 
 // explainAs lists the steps for an architecture by its name ("bios", "uefi-x64"
-// or option 93's number); without one, BIOS is assumed.
+// or option 93's number); without one, for both that are booted.
 func explainAs(req boot.Request, arch string) (any, error) {
 	known := []dsas.Arch{dsas.ArchBIOS, dsas.ArchEFIIA32, dsas.ArchEFIX64, dsas.ArchEFIARM64, dsas.ArchEFIX64HTTP, dsas.ArchEFIARM64HTTP}
 	req.HasArch = true
 	if arch == "" {
-		return boot.Explain(req), nil
+		var both []boot.Explained
+		for _, req.Arch = range []dsas.Arch{dsas.ArchBIOS, dsas.ArchEFIX64} {
+			both = append(both, boot.Explain(req)...)
+		}
+		return both, nil
 	}
 	var names []string
 	for _, k := range known {
