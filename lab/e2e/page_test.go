@@ -41,6 +41,9 @@ func operatorsPage(t *testing.T, r *rack) context.Context {
 	t.Cleanup(cancel)
 	ctx, cancel := chromedp.NewContext(alloc)
 	t.Cleanup(cancel)
+	if err := chromedp.Do(ctx); err != nil { // starts it, to live as long as ctx
+		t.Fatal(err)
+	}
 	links := setupRE.FindAllString(r.serverLog(), -1)
 	if len(links) == 0 {
 		t.Fatalf("the server printed no set-up link:\n%s", r.serverLog())

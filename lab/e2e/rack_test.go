@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,7 +50,7 @@ type rack struct {
 	lab   *lab.Lab
 	sock  string
 	conf  string
-	serve *exec.Cmd
+	serve *server // nil when none should run
 	log   *os.File
 }
 
@@ -82,8 +83,8 @@ func newRack(t *testing.T) *rack {
 	})
 	r.writeConfig()
 	r.buildImages("web", "lb", "db")
-	r.startServer()
 	t.Cleanup(r.stopServer)
+	r.startServer()
 	return r
 }
 
@@ -165,6 +166,13 @@ func (r *rack) buildImages(roles ...string) {
 	}
 }
 
+// server is a dsas serve.
+type server struct {
+	cmd  *exec.Cmd
+	gone chan struct{} // closed when it has ended
+	err  error         // of its end; read after gone
+}
+
 // startServer starts dsas serve and waits until it answers.
 func (r *rack) startServer() {
 	r.t.Helper()
@@ -176,20 +184,34 @@ func (r *rack) startServer() {
 	}
 	cmd := exec.Command(r.bin(), "serve", "--config", r.conf)
 	cmd.Stdout, cmd.Stderr = r.log, r.log
-	if err := cmd.Start(); err != nil {
+	// It never outlives the tests, however they end. The signal comes when
+	// the thread ends that started it (PR_SET_PDEATHSIG(2const)): this one
+	// stays as long as the server.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	s := &server{cmd: cmd, gone: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			s.err = cmd.Wait()
+			close(s.gone)
+		}
+	}()
+	if err := <-started; err != nil {
 		r.t.Fatal(err)
 	}
-	r.serve = cmd
-	gone := make(chan error, 1)
-	go func() { gone <- cmd.Wait() }()
+	r.serve = s
 	deadline := time.After(time.Minute)
 	for {
 		if _, err := r.try("status"); err == nil {
 			return
 		}
 		select {
-		case err := <-gone:
-			r.t.Fatalf("dsas serve ended: %v\n%s", err, r.serverLog())
+		case <-s.gone:
+			r.t.Fatalf("dsas serve ended: %v\n%s", s.err, r.serverLog())
 		case <-deadline:
 			r.t.Fatalf("dsas serve does not answer\n%s", r.serverLog())
 		case <-time.After(50 * time.Millisecond):
@@ -200,18 +222,34 @@ func (r *rack) startServer() {
 // killServer is SIGKILL: no goodbye of any kind.
 func (r *rack) killServer() {
 	r.t.Helper()
-	if err := r.serve.Process.Kill(); err != nil {
-		r.t.Fatal(err)
+	s := r.serve
+	r.serve = nil
+	if err := s.cmd.Process.Kill(); err != nil {
+		r.t.Fatalf("kill dsas serve: %v\n%s", err, r.serverLog())
 	}
-	for r.serve.Process.Signal(syscall.Signal(0)) == nil {
-		time.Sleep(5 * time.Millisecond) // reaped by startServer's Wait
-	}
+	<-s.gone
 }
 
+// stopServer asks the server to end, which it does in order.
 func (r *rack) stopServer() {
-	r.serve.Process.Signal(syscall.SIGTERM)
-	for i := 0; i < 1000 && r.serve.Process.Signal(syscall.Signal(0)) == nil; i++ {
-		time.Sleep(10 * time.Millisecond)
+	s := r.serve
+	if s == nil {
+		return
+	}
+	r.serve = nil
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		r.t.Errorf("dsas serve was gone before it was asked to: %v\n%s", err, r.serverLog())
+		return
+	}
+	select {
+	case <-s.gone:
+		if s.err != nil {
+			r.t.Errorf("dsas serve after SIGTERM: %v; want exit status 0\n%s", s.err, r.serverLog())
+		}
+	case <-time.After(time.Minute):
+		s.cmd.Process.Kill()
+		<-s.gone
+		r.t.Errorf("dsas serve did not end within a minute of SIGTERM\n%s", r.serverLog())
 	}
 }
 
