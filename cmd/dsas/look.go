@@ -281,7 +281,7 @@ func (*leaseLsCmd) Run(ctx context.Context, a *app) error {
 
 type explainCmd struct {
 	MAC  string `arg:"" name:"mac" help:"MAC, or the name of a node."`
-	Arch string `help:"Architecture to explain for, as bios or uefi-x64; default: all." placeholder:"ARCH"`
+	Arch string `help:"Architecture to explain for, as bios or uefi-x64; default: both of these." placeholder:"ARCH"`
 }
 
 func (*explainCmd) Help() string {

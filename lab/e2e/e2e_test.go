@@ -168,6 +168,7 @@ func testBalance(t *testing.T, r *rack, w101, w102 *box) {
 		}
 		return nil
 	})
+	testNewSite(t, r, w101)
 	// One web node dies without a word. Once the health check has seen it,
 	// no request fails.
 	if err := w102.PowerOff(t.Context(), true); err != nil {
@@ -228,6 +229,24 @@ func testBalance(t *testing.T, r *rack, w101, w102 *box) {
 	if err := w104.Remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// testNewSite adds a site while its nodes run: they take its address, and the
+// balancer its traffic, without a boot; and it goes again.
+func testNewSite(t *testing.T, r *rack, web *box) {
+	const address = "10.77.0.81"
+	r.dsas(t, "site", "add", "api", "--address", address, "--role", "web", "--path", "/healthz")
+	eventually(t, "the new site answers", func() error {
+		_, err := r.get("http://" + address + "/")
+		return err
+	})
+	r.dsas(t, "site", "rm", "api", "--yes")
+	eventually(t, "the site's address is gone from its nodes", func() error {
+		if out := web.ssh(t, "ip -4 -o addr show dev lo"); strings.Contains(out, address) {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
 }
 
 func testRoleChange(t *testing.T, r *rack, b *box) {
@@ -399,9 +418,15 @@ func testVLAN(t *testing.T, r *rack, a, b *box) {
 	r.dsas(t, "node", "set", a.Name(), "--interface", "bond0.2=192.168.2.1/24")
 	r.dsas(t, "node", "set", b.Name(), "--interface", "bond0.2=192.168.2.3/24")
 	t.Run("boot", func(t *testing.T) {
-		for _, n := range []*box{a, b} {
-			t.Run(n.Name(), func(t *testing.T) { t.Parallel(); n.boot(t) })
-		}
+		t.Run("in order, by reboot on the node", func(t *testing.T) {
+			t.Parallel()
+			mark := r.mark(t, a.Name())
+			if out, err := a.trySSH("reboot"); err != nil && !strings.Contains(err.Error(), "exit status 255") { // the connection may go first
+				t.Fatalf("reboot: %v %s", err, out)
+			}
+			a.ready(t, mark)
+		})
+		t.Run("by its BMC", func(t *testing.T) { t.Parallel(); b.boot(t) })
 	})
 	if out, err := a.trySSH("ping -c 3 -W 5 192.168.2.3"); err != nil {
 		t.Errorf("tagged: %s does not reach its peer on VLAN 2: %v\n%s", a.Name(), err, out)
