@@ -317,8 +317,9 @@ func testMariaDB(t *testing.T, boxOf boxMaker) {
 }
 
 func testReport(t *testing.T, boxOf boxMaker) {
-	b, _, _ := boxOf(t, "inventory")
+	b, def, _ := boxOf(t, "inventory")
 	s := b.start("report")
+	s.healthy(def)
 	waitLog(t, s, "\n")
 	var got struct {
 		CPU     string
@@ -332,6 +333,9 @@ func testReport(t *testing.T, boxOf boxMaker) {
 	}
 	if got.CPU == "" || got.Threads < 1 || got.Memory < 1<<20 || len(got.NICs) < 2 {
 		t.Errorf("report = %+v; want CPU, threads, memory and the NICs", got)
+	}
+	if out := b.must("cat /run/dsas/inventory.json"); strings.TrimSpace(out) != strings.TrimSpace(s.log.String()) {
+		t.Errorf("what is left for the init to send is %s; want what is in the log, %s", out, s.log)
 	}
 	s.until("true", "") // it stays
 	s.signal("TERM")

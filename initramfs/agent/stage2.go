@@ -185,6 +185,9 @@ func (n *node) reportReady(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-n.sup.Ready():
+		if e, ok := inventory(inventoryPath); ok {
+			n.event(e)
+		}
 		n.event(dsas.Event{Kind: dsas.KindReady, Duration: uptime(),
 			Message: fmt.Sprintf("role %s: %d services healthy, %.1f s after the kernel's start", n.st.Config.Role.Name, len(n.st.Config.Role.Services), uptime().Seconds())})
 	}
