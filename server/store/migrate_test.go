@@ -166,3 +166,55 @@ func TestOpenedPragmas(t *testing.T) {
 		}
 	}
 }
+
+// TestMigrateProven: what a database of before boots were proven says of its
+// nodes is taken for proven.
+func TestMigrateProven(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dsas.db")
+	db, err := connect(path, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	older := fstest.MapFS{}
+	for _, name := range []string{"0001_init.sql", "0002_auth.sql"} {
+		b, err := fs.ReadFile(migrations, "migrations/"+name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		older[name] = &fstest.MapFile{Data: b}
+	}
+	if _, _, err := migrate(t.Context(), db, older); err != nil {
+		t.Fatal(err)
+	}
+	phases := []dsas.Phase{dsas.PhaseReady, dsas.PhaseLost, dsas.PhaseServices, dsas.PhaseFailed, dsas.PhaseLoader, dsas.PhaseOff, dsas.PhaseNew}
+	for i, p := range phases {
+		for _, q := range []string{
+			`INSERT INTO nodes (id, name, doc) VALUES (?1, ?2, '{}')`,
+			`INSERT INTO boots (id, node_id, mac, role, image, token_hash, session, created) VALUES (?2, ?1, '', 'web', '', CAST(?2 AS BLOB), x'00', 0)`,
+			`INSERT INTO statuses (node_id, phase, boot, running) VALUES (?1, ?2, ?2, 'web')`,
+		} {
+			if _, err := db.Exec(q, i+1, string(p)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s, err := Open(t.Context(), path, filepath.Join(t.TempDir(), "key"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	all, err := s.Statuses(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range phases {
+		want := ""
+		if p == dsas.PhaseReady || p == dsas.PhaseLost {
+			want = "web"
+		}
+		if st := all[string(p)]; st.Phase != p || st.Serving != want {
+			t.Errorf("a node that was %s is %s, serving %q; want %s, %q", p, st.Phase, st.Serving, p, want)
+		}
+	}
+}

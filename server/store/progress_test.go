@@ -142,3 +142,32 @@ func TestBootAt(t *testing.T) {
 }
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// TestPruneUnknownBoots: the boots of one unknown MAC do not push out those of
+// another, and all of them go in the end.
+func TestPruneUnknownBoots(t *testing.T) {
+	f := open(t)
+	begin := func(id string, m int) {
+		noErr(t, f.CreateBoot(f.ctx, dsas.Boot{ID: id, MAC: mac(m), Role: "inventory", TokenHash: []byte(id), Session: []byte("s"), Created: f.time}))
+	}
+	begin("quiet", 1)
+	begin("runs", 2)
+	noErr(t, f.MarkFirstEvent(f.ctx, "runs", t0))
+	for i := range 30 {
+		begin(fmt.Sprintf("busy-%d", i), 2)
+	}
+	there := func(id string) bool { _, err := f.Boot(f.ctx, id); return err == nil }
+	noErr(t, f.PruneBoots(f.ctx))
+	for id, want := range map[string]bool{"quiet": true, "runs": true, "busy-9": false, "busy-10": true, "busy-29": true} {
+		if got := there(id); got != want {
+			t.Errorf("boot %s is kept: %v; want %v", id, got, want)
+		}
+	}
+	f.time = t0.Add(31 * 24 * time.Hour)
+	noErr(t, f.PruneBoots(f.ctx))
+	for _, id := range []string{"quiet", "runs", "busy-29"} {
+		if there(id) {
+			t.Errorf("boot %s of an unknown MAC is kept after 31 days", id)
+		}
+	}
+}
