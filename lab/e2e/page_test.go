@@ -78,11 +78,20 @@ func (b *box) toRoleByClicks(t *testing.T, page context.Context, role string) {
 			`(() => { const e = document.querySelector(%q); e.value = %q; e.dispatchEvent(new Event("change", {bubbles: true})); })()`, selector, value))
 	}
 	clicks(t, page,
-		chromedp.Evaluate[chromedp.Void](`window.loadedOnce = true`),
+		chromedp.Evaluate[chromedp.Void](fmt.Sprintf(`window.loadedOnce = true; window.phaseBefore = document.querySelector("#row-%s .phase").textContent`, b.Name())),
 		chromedp.Click(chromedp.CSS("#row-"+b.Name()+" input[name=node]")), pick("select[name=role]", role), pick("select[name=power]", dsas.PowerCycle),
 		chromedp.Click(chromedp.CSS("button[value=assign]")))
-	// It serves: the page asks once whether that is meant.
-	clicks(t, page, chromedp.WaitVisible(chromedp.CSS("#sure-yes")), chromedp.Click(chromedp.CSS("#sure-yes")))
+	// The page asks once before it takes the power from a node that serves; one
+	// that does not serve is cycled at once.
+	asks, went := `document.querySelector("#sure").open`, fmt.Sprintf(`document.querySelector("#row-%s .phase")?.textContent !== window.phaseBefore`, b.Name())
+	if _, err := chromedp.Run(page, chromedp.Poll[bool](asks+" || "+went, chromedp.WithPollingTimeout(2*time.Minute))); err != nil {
+		t.Fatalf("after Apply the page neither asks nor shows %s going: %v", b.Name(), err)
+	}
+	if asked, err := chromedp.Run(page, chromedp.Evaluate[bool](asks)); err != nil {
+		t.Fatal(err)
+	} else if asked {
+		clicks(t, page, chromedp.Click(chromedp.CSS("#sure-yes")))
+	}
 	b.ready(t, mark)
 	js := fmt.Sprintf(`window.loadedOnce && document.querySelector("#row-%[1]s .phase")?.textContent.includes("ready") && document.querySelector("#row-%[1]s").innerText.includes(%[2]q)`, b.Name(), role)
 	if _, err := chromedp.Run(page, chromedp.Poll[bool](js, chromedp.WithPollingTimeout(2*time.Minute))); err != nil {
