@@ -95,3 +95,11 @@ func TestWriteTable(t *testing.T) {
 		}
 	}
 }
+
+func TestMachineBusy(t *testing.T) {
+	for load, want := range map[string]bool{"0.20 3.00 4.00": false, "1.00 0.00 0.00": false, "1.01 0.00 0.00": true, "unknown": false} {
+		if got := (machine{Cores: 2, LoadBefore: load}).busy(); got != want {
+			t.Errorf("busy at load %s on 2 cores = %t; want %t", load, got, want)
+		}
+	}
+}

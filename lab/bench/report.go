@@ -105,11 +105,22 @@ func loadAverage() string {
 	return strings.Join(f[:3], " ")
 }
 
+// busy tells whether the machine had other work when we came: the one minute's
+// load was more than half its cores.
+func (m machine) busy() bool {
+	var load float64
+	_, err := fmt.Sscan(m.LoadBefore, &load)
+	return err == nil && load > float64(m.Cores)/2
+}
+
 // writeTable writes the report for people.
 func (r *report) writeTable(w io.Writer) error {
 	m := r.Machine
 	fmt.Fprintf(w, "dsas %s, %s, %s\n%d cores (%s), %.1f GiB, Linux %s, load %s before and %s after\n\n", m.Commit, m.Go, m.Time.Format(time.DateTime),
 		m.Cores, m.CPU, float64(m.Memory)/(1<<30), m.Kernel, m.LoadBefore, m.LoadAfter)
+	if m.busy() {
+		fmt.Fprint(w, "Others used this machine before: times are longer than its own, and ratios of programs that use both cores less even.\n\n")
+	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "FIGURE\tVALUE\tAIM\t\tNOTE")
 	for _, f := range r.Rows {
