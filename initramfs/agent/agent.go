@@ -54,7 +54,11 @@ const giveUpWait = 60 * time.Second
 // must not end, since the kernel would panic (which panic=30 turns into a
 // reboot too, but without a word of why).
 func pid1(ctx context.Context, stage func(context.Context, *Console, *slog.Logger) error) error {
+	mountErr := mountBasics() // first: the console is below /dev
 	c := OpenConsole()
+	if mountErr != nil {
+		c.Say("%v", mountErr)
+	}
 	log := slog.New(slog.NewTextHandler(consoleWriter{c}, &slog.HandlerOptions{
 		Level: slog.LevelWarn, // what is worth a line is said as an event
 		ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {

@@ -37,9 +37,7 @@ type boot struct {
 
 // stage1 runs in the initramfs and ends in the role's root by exec.
 func stage1(ctx context.Context, con *Console, log *slog.Logger) error {
-	if err := mountBasics(); err != nil {
-		return err
-	}
+	took := stopwatch()
 	b := &boot{con: con, log: log}
 	b.state.KernelRun = uptime()
 	cmdline, err := os.ReadFile("/proc/cmdline")
@@ -53,11 +51,11 @@ func stage1(ctx context.Context, con *Console, log *slog.Logger) error {
 	if err := copySelf(initPath); err != nil {
 		return err
 	}
-	took := stopwatch()
+	loading := stopwatch()
 	if err := b.loadModules(ctx); err != nil {
 		return err
 	}
-	modules := took()
+	modules := loading()
 	if err := b.network(ctx); err != nil {
 		return err
 	}

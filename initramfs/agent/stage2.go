@@ -37,9 +37,6 @@ type node struct {
 
 // stage2 runs until the operator ends the system.
 func stage2(ctx context.Context, con *Console, log *slog.Logger) error {
-	if err := mountBasics(); err != nil {
-		return err
-	}
 	os.Setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 	os.Setenv("HOME", "/root")
 	st, err := loadState(statePath)
