@@ -22,6 +22,9 @@ PACKAGES := gcc libc6-dev iproute2 ipxe pxelinux syslinux-common mmdebstrap zstd
 TEST_PACKAGES := chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
 	e2fsprogs xfsprogs fdisk
 
+# One step installs what the next one needs.
+.NOTPARALLEL:
+
 .PHONY: all build deps test-deps run test check unit e2e bench clean
 all: build
 
