@@ -72,6 +72,7 @@ func FuzzFilter(f *testing.F) {
 func TestLocalPath(t *testing.T) {
 	for p, want := range map[string]string{
 		"/": "/", "/nodes/w1?q=a": "/nodes/w1?q=a", "": "/", "nodes": "/", "//x.example": "/", `/\x.example`: "/", "/\t/x.example": "/", "/\n": "/", "https://x.example/": "/",
+		"/nodes/w1?x=1": "/nodes/w1?x=1", "javascript:alert(1)": "/", "///evil": "/", "/%2f/x": "/%2f/x",
 	} {
 		if got := localPath(p); got != want {
 			t.Errorf("localPath(%q) = %q; want %q", p, got, want)

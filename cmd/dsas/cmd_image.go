@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os/signal"
-
-	"golang.org/x/sys/unix"
 
 	"dsas"
 )
@@ -37,8 +34,6 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
-	defer stop()
 	out, err := buildImages(ctx, cfg, buildRequest{
 		Roles: c.Names, All: c.All, Refresh: c.Refresh,
 		Progress: func(line string) { fmt.Fprintln(a.stderr, line) },

@@ -93,9 +93,6 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends us at once
 	defer keepOnHangup(log)()
 	return serve(ctx, cfg, log, a.stdout, serveOptions{ResetPassword: c.ResetPassword})
 }

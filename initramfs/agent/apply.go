@@ -122,15 +122,11 @@ func isBond(conf *dsasconf.Config, name string) bool {
 
 // imageModules opens the module index that an image carries.
 func imageModules(root, release string) (*kmod.Loader, error) {
-	raw, err := os.ReadFile(filepath.Join(root, "usr/lib/modules", release, "dsas-modules.json"))
+	ix, err := modindex.ReadFile(filepath.Join(root, "usr/lib/modules", release, modindex.File))
 	if err != nil {
-		return nil, fmt.Errorf("module index of the image: %w", err)
+		return nil, fmt.Errorf("the image: %w", err)
 	}
-	var ix modindex.Index
-	if err := json.Unmarshal(raw, &ix); err != nil {
-		return nil, fmt.Errorf("module index of the image: %w", err)
-	}
-	return &kmod.Loader{Root: filepath.Join(root, "usr"), Index: &ix}, nil
+	return &kmod.Loader{Root: filepath.Join(root, "usr"), Index: ix}, nil
 }
 
 // disks mounts the block devices that the role wants.

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -116,15 +115,11 @@ func (b *boot) event(e dsas.Event) {
 // loadModules loads the drivers of what the box has, and what the network
 // needs whatever the box has.
 func (b *boot) loadModules(ctx context.Context) error {
-	raw, err := os.ReadFile("/etc/dsas-modules.json")
+	ix, err := modindex.ReadFile("/etc/" + modindex.File)
 	if err != nil {
-		return fmt.Errorf("module index: %w", err)
+		return err
 	}
-	var ix modindex.Index
-	if err := json.Unmarshal(raw, &ix); err != nil {
-		return fmt.Errorf("module index: %w", err)
-	}
-	b.mods = &kmod.Loader{Root: "/", Index: &ix, Log: b.log}
+	b.mods = &kmod.Loader{Root: "/", Index: ix, Log: b.log}
 	// Without max_bonds=0 the driver makes a bond0 of its own, round-robin.
 	if err := b.mods.Load("bonding", "max_bonds=0"); err != nil {
 		return err
