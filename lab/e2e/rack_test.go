@@ -8,6 +8,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -69,8 +70,10 @@ func newRack(t *testing.T) *rack {
 	r.sock = filepath.Join(t.TempDir(), "dsas.sock")
 	r.conf = filepath.Join(t.TempDir(), "dsas.yaml")
 	r.fresh()
+	// Two checkouts can have their racks up at the same time.
+	name := cmp.Or(os.Getenv("DSAS_E2E_NAME"), "dsas-e2e")
 	r.lab, err = lab.Up(t.Context(), lab.Config{
-		Name: "dsas-e2e", Dir: filepath.Join(r.state, "lab"), RunDir: "/run/dsas/e2e",
+		Name: name, Dir: filepath.Join(r.state, "lab"), RunDir: "/run/dsas/" + name,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
