@@ -1,6 +1,7 @@
 # make run    builds all there is and shows a virtual rack of three nodes boot
 # make test   installs what is missing and runs every test
 # make bench  measures, prints a table and writes build/bench.json
+# make bench-net  measures the boot protocols beside other servers; build/bench-net.json
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -19,13 +20,15 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # rest is the virtual rack and the tests' real peers.
 PACKAGES := gcc libc6-dev iproute2 ipxe pxelinux syslinux-common mmdebstrap zstd xz-utils cpio kmod \
 	qemu-system-x86 qemu-utils ovmf openipmi ipmitool openssh-client curl procps tcpdump iputils-ping
+# The peers of make bench-net (some are already above).
+BENCH_PACKAGES := kea-dhcp4-server dnsmasq-base nginx-light tftp-hpa atftp atftpd util-linux
 TEST_PACKAGES := chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
 	e2fsprogs xfsprogs fdisk
 
 # One step installs what the next one needs.
 .NOTPARALLEL:
 
-.PHONY: all build deps test-deps run test check unit e2e bench clean
+.PHONY: all build deps test-deps run test check unit e2e bench bench-net clean
 all: build
 
 build: $(BIN) $(INIT) $(BB)
@@ -73,6 +76,12 @@ e2e: build
 
 bench: deps build
 	DSAS_BENCH_JSON=$(CURDIR)/$(BUILD)/bench.json $(GO) run ./lab/bench
+
+# Arguments: make bench-net ARGS="-only dhcp -quick"
+bench-net: deps build
+	$(call install,$(BENCH_PACKAGES))
+	@mkdir -p $(BUILD); $(GO) build -o $(BUILD)/benchnet ./lab/benchnet
+	DSAS_BENCHNET_JSON=$(CURDIR)/$(BUILD)/bench-net.json $(BUILD)/benchnet $(ARGS)
 
 clean:
 	rm -rf $(BUILD) bin
