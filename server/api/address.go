@@ -59,7 +59,7 @@ func reserved(s dsas.Subnet, addr netip.Addr) string {
 		return "is the server's own"
 	case addr == s.Gateway:
 		return "is the gateway's"
-	case s.Pool.Contains(addr):
+	case s.MayLease(addr):
 		return fmt.Sprintf("lies in the pool %s-%s, which is for unknown boxes; take one outside", s.Pool.First, s.Pool.Last)
 	}
 	return ""
@@ -187,7 +187,7 @@ func (t *addresses) free(subnets []dsas.Subnet, name string) (netip.Prefix, erro
 		}
 		for n := first; ; n++ {
 			// The pool may be most of a large subnet: step over it at once.
-			if s.Pool.Contains(address(n)) {
+			if s.Pool.Contains(address(n)) && len(s.Exclude) == 0 {
 				n = number(s.Pool.Last)
 			} else if usable(s, address(n)) {
 				return netip.PrefixFrom(address(n), s.Prefix.Bits()), nil

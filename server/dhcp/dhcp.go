@@ -69,7 +69,9 @@ const (
 // Server answers on its listeners.
 type Server struct {
 	Config
-	seen *recent
+	seen     *recent
+	count    *counters
+	poolSize []int // of Subnets, in their order
 }
 
 // New checks c and makes a Server.
@@ -86,12 +88,14 @@ func New(c Config) (*Server, error) {
 	if len(c.Subnets) == 0 {
 		return nil, fmt.Errorf("DHCP: no subnet is configured: %w", dsas.ErrInvalid)
 	}
+	s := &Server{Config: c, seen: newRecent(4096), count: newCounters()}
 	for i := range c.Subnets {
 		if err := c.Subnets[i].Check(); err != nil {
 			return nil, fmt.Errorf("DHCP: %w", err)
 		}
+		s.poolSize = append(s.poolSize, c.Subnets[i].PoolSize())
 	}
-	return &Server{Config: c, seen: newRecent(4096)}, nil
+	return s, nil
 }
 
 // Run answers until ctx ends. A packet that cannot be read or answered is

@@ -115,6 +115,7 @@ func (s *Store) allocate(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, 
 		}
 		mine := got.MAC == mac && !got.Declined
 		expires := now.Add(hold).Round(0).UTC()
+		got.Held = mine
 		if mine && got.Expires.After(expires) && !bind {
 			return nil // an offer does not shorten a lease
 		}
@@ -202,15 +203,8 @@ func (p *pool) search(want netip.Addr) (lease, error) {
 	return lease{}, fmt.Errorf("pool %s-%s of subnet %s: %w", p.subnet.Pool.First, p.subnet.Pool.Last, p.subnet.Prefix, ErrPoolExhausted)
 }
 
-// usable tells whether a may be given out at all: it is in the pool, and
-// neither ours, nor the gateway's, nor the network's or broadcast address.
-func (p *pool) usable(a netip.Addr) bool {
-	n := p.subnet.Prefix
-	if !p.subnet.Pool.Contains(a) || a == p.subnet.Server || a == p.subnet.Gateway {
-		return false
-	}
-	return n.Bits() > 30 || a != n.Masked().Addr() && n.Contains(a.Next())
-}
+// usable tells whether a may be given out at all.
+func (p *pool) usable(a netip.Addr) bool { return p.subnet.MayLease(a) }
 
 // allowed tells whether a is usable and reserved for nobody.
 func (p *pool) allowed(a netip.Addr) (bool, error) {
