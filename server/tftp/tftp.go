@@ -7,20 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
 	pin "github.com/pin/tftp/v3"
 
 	"dsas"
-	"dsas/server/boot"
 )
 
 // Transfer is one file that reached a box whole.
@@ -40,6 +35,8 @@ type Config struct {
 	// PXELINUXConfig writes a node's configuration; from is who asks, attempt
 	// counts the retries of a boot. nil: there is none.
 	PXELINUXConfig func(ctx context.Context, mac dsas.MAC, from netip.Addr, attempt int) (string, error)
+	// Open, where set, gives further files.
+	Open Opener
 	// Sent, where set, is told of every finished transfer.
 	Sent func(ctx context.Context, t Transfer)
 	// Listeners are opened sockets, usually from Listen; the server closes them.
@@ -54,6 +51,9 @@ type Config struct {
 
 // Server answers on its listeners.
 type Server struct{ Config }
+
+// Stats counts since the start.
+func (s *Server) Stats() Stats { return Stats{} }
 
 // New checks c and makes a Server.
 func New(c Config) (*Server, error) {
@@ -162,7 +162,7 @@ func (s *Server) read(ctx context.Context, g *gate, name string, rf io.ReaderFro
 	}
 	log := s.Log.With("mac", mac, "file", file, "peer", peer)
 	from := addr.AddrPort().Addr().Unmap()
-	r, size, err := s.open(ctx, mac, file, from)
+	r, err := s.open(ctx, mac, file, from)
 	if err != nil {
 		if errors.Is(err, dsas.ErrNotFound) {
 			log.Debug("TFTP file not found")
@@ -172,8 +172,8 @@ func (s *Server) read(ctx context.Context, g *gate, name string, rf io.ReaderFro
 		return errors.New("the server cannot give this file; its log says why")
 	}
 	defer r.Close()
-	out.SetSize(size)
-	n, err := rf.ReadFrom(r)
+	out.SetSize(r.Size())
+	n, err := rf.ReadFrom(io.NewSectionReader(r, 0, r.Size()))
 	if err != nil {
 		if strings.Contains(err.Error(), ": code=") {
 			// The client broke off: UEFI asks for the size and stops (ERROR 8)
@@ -190,91 +190,3 @@ func (s *Server) read(ctx context.Context, g *gate, name string, rf io.ReaderFro
 	}
 	return nil
 }
-
-// open finds a file of ParsePath's.
-func (s *Server) open(ctx context.Context, mac dsas.MAC, file string, from netip.Addr) (io.ReadCloser, int64, error) {
-	if cfg, ok := strings.CutPrefix(file, configDir); ok {
-		attempt, wait, ok := configAttempt(mac, cfg)
-		if !ok || s.PXELINUXConfig == nil {
-			return nil, 0, dsas.ErrNotFound
-		}
-		if wait {
-			text := boot.PXELINUXWait(mac, attempt)
-			return io.NopCloser(strings.NewReader(text)), int64(len(text)), nil
-		}
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		text, err := s.PXELINUXConfig(ctx, mac, from, attempt)
-		return io.NopCloser(strings.NewReader(text)), int64(len(text)), err
-	}
-	f, err := os.Open(filepath.Join(s.Dir, file))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, 0, fmt.Errorf("loader %s is not in %s; start the server anew to install it", file, s.Dir)
-	}
-	if err != nil {
-		return nil, 0, fmt.Errorf("open loader: %w", err)
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, 0, fmt.Errorf("size of loader: %w", err)
-	}
-	return f, fi.Size(), nil
-}
-
-const configDir = "pxelinux.cfg/"
-
-// ParsePath takes "nbp/MAC/FILE" apart; a path that names nothing we have is
-// an error. FILE is a loader's name or lies below pxelinux.cfg/: since it is
-// compared and never looked up as it came, no path leads out of the folder.
-// Without "nbp/MAC/", as an existing DHCP server's one boot file for all boxes
-// has it, mac is zero for a loader, and the one that PXELINUX puts into the
-// name of its configuration.
-func ParsePath(name string) (mac dsas.MAC, file string, err error) {
-	bad := func(why string) (dsas.MAC, string, error) {
-		return dsas.MAC{}, "", fmt.Errorf("path %q: %s: %w", clip(name), why, dsas.ErrNotFound)
-	}
-	file = strings.TrimPrefix(name, "/")
-	if rest, ok := strings.CutPrefix(file, "nbp/"); ok {
-		dir, in, ok := strings.Cut(rest, "/")
-		if !ok {
-			return bad("names no file")
-		}
-		mac, err = dsas.ParseMAC(dir)
-		if err != nil || mac.Dashed() != dir {
-			return bad("its second part is not a MAC with dashes")
-		}
-		file = in
-	} else if cfg, ok := strings.CutPrefix(file, configDir+"01-"); ok {
-		if mac, err = dsas.ParseMAC(cfg); err != nil || mac.Dashed() != cfg {
-			return bad("names no MAC with dashes")
-		}
-	}
-	switch file {
-	case boot.FileUndionly, boot.FileSNPOnly, boot.FileLPXELINUX, boot.FileLdlinux:
-		return mac, file, nil
-	}
-	if cfg, ok := strings.CutPrefix(file, configDir); ok && cfg != "" && !mac.IsZero() && !strings.ContainsAny(cfg, "/\\") && len(cfg) < 64 {
-		return mac, file, nil
-	}
-	return bad("no such file")
-}
-
-// configAttempt tells whether PXELINUX is answered for the name it asks for
-// below pxelinux.cfg/. It asks for the box's UUID, then 01-MAC, then its
-// address in hex, shortened digit by digit, then "default".
-func configAttempt(mac dsas.MAC, name string) (attempt int, wait, ok bool) {
-	if name == "01-"+mac.Dashed() || name == "default" {
-		return 0, false, true
-	}
-	n, wait := strings.CutPrefix(name, boot.WaitPrefix)
-	if !wait {
-		if n, ok = strings.CutPrefix(name, boot.AgainPrefix); !ok {
-			return 0, false, false
-		}
-	}
-	attempt, err := strconv.Atoi(n)
-	return attempt, wait, err == nil && attempt >= 0 && attempt < 100
-}
-
-func clip(s string) string { return s[:min(len(s), 120)] }

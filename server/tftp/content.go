@@ -1,0 +1,100 @@
+package tftp
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+
+	"dsas"
+)
+
+// Request is what Config.Open is asked for.
+type Request struct {
+	// MAC is the one in "nbp/MAC/FILE"; zero where the name has none.
+	MAC dsas.MAC
+	// File is the name without "nbp/MAC/" and without a leading slash. It has
+	// been checked: one or more parts between single slashes, none of them "."
+	// or "..", printable, at most 255 bytes.
+	File string
+	From netip.Addr // who asks; unproven
+}
+
+// Content is one file that is served. ReadAt has to be quick (memory, or a
+// local disk): all transfers wait for it. File and Bytes make the two usual
+// kinds, which cost nothing per block.
+type Content interface {
+	io.ReaderAt
+	io.Closer
+	Size() int64
+}
+
+// File is the content of an open file; Close closes it. Transfers of the same
+// file share one mapping of it. It must not be written to while it is served:
+// put another in its place by rename.
+func File(f *os.File) (Content, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("size of %s: %w", f.Name(), err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file: %w", f.Name(), dsas.ErrInvalid)
+	}
+	return &fileContent{File: f, info: fi}, nil
+}
+
+type fileContent struct {
+	*os.File
+	info os.FileInfo
+}
+
+// Size implements Content.
+func (c *fileContent) Size() int64 { return c.info.Size() }
+
+// Bytes is content in memory. b must not change any more.
+func Bytes(b []byte) Content { return &byteContent{bytes.NewReader(b), b} }
+
+type byteContent struct {
+	*bytes.Reader
+	all []byte
+}
+
+// Close implements Content.
+func (*byteContent) Close() error { return nil }
+
+// Opener finds a file that is neither a loader of Dir nor PXELINUX's
+// configuration; an error that is dsas.ErrNotFound where there is none.
+type Opener func(ctx context.Context, r Request) (Content, error)
+
+// Outcome is how a request or a transfer ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Sent     Outcome = "sent"      // whole, and acknowledged
+	Probed   Outcome = "probed"    // the client wanted the size alone (UEFI does)
+	Aborted  Outcome = "aborted"   // the client broke off
+	TimedOut Outcome = "timeout"   // the client went away
+	NotFound Outcome = "not-found" // no such file
+	Refused  Outcome = "refused"   // a write, netascii, nonsense
+	Failed   Outcome = "failed"    // the server could not give it
+)
+
+// FileOutcome labels a count: File is a loader's name, "pxelinux.cfg" or
+// "other".
+type FileOutcome struct {
+	File    string
+	Outcome Outcome
+}
+
+// Stats counts since the start.
+type Stats struct {
+	Transfers   map[FileOutcome]uint64 // ended, refused ones too
+	Bytes       uint64                 // of file content sent, repeated ones too
+	Retransmits uint64                 // blocks and OACKs sent again
+	Dropped     uint64                 // requests beyond a limit
+	Stray       uint64                 // packets from a wrong address or port
+	Active      int                    // transfers now
+}
