@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -30,7 +27,7 @@ type config struct {
 	Listen     string         `yaml:"listen"`     // operators: 127.0.0.1:8443
 	Netns      string         `yaml:"netns"`      // boot listeners are opened in this namespace (the lab)
 	Interfaces []string       `yaml:"interfaces"` // boot listeners answer on these alone
-	Subnets    []subnetConfig `yaml:"subnets"`    // default: the interfaces' own
+	Subnets    []subnetConfig `yaml:"subnets"`    // default: the interfaces' own (subnets.go)
 	HTTPPort   int            `yaml:"httpPort"`   // boot HTTP: 8080
 	// Bond is the bond every node brings up: a name and the bonding driver's
 	// options (kernel Documentation/networking/bonding.rst).
@@ -55,16 +52,6 @@ type config struct {
 
 	// DefaultPool is --pool: of the subnet that names none.
 	DefaultPool string `yaml:"-"`
-}
-
-type subnetConfig struct {
-	Prefix  netip.Prefix  `yaml:"prefix"` // 10.0.0.0/22
-	Server  netip.Addr    `yaml:"server"` // our address there; default: the interface's
-	Gateway netip.Addr    `yaml:"gateway"`
-	DNS     []netip.Addr  `yaml:"dns"`
-	Domain  string        `yaml:"domain"`
-	Pool    string        `yaml:"pool"`  // 10.0.3.200-10.0.3.250; "none"; default: the last 32
-	Lease   time.Duration `yaml:"lease"` // 1h
 }
 
 type bondConfig struct {
@@ -189,119 +176,4 @@ func (c *config) path(elem ...string) string {
 // (docs/architecture.md, "Kernel command line").
 func (c *config) bondParameter() string {
 	return strings.Join(append([]string{c.Bond.Name}, strings.Fields(c.Bond.Options)...), ":")
-}
-
-// subnets turns the configuration into subnets, with the interfaces' own
-// addresses where nothing was said. It runs inside the boot namespace.
-func (c *config) subnets() ([]dsas.Subnet, error) {
-	addrs, err := interfaceAddrs(c.Interfaces)
-	if err != nil {
-		return nil, err
-	}
-	configured := c.Subnets
-	if len(configured) == 0 {
-		for _, a := range addrs {
-			// A second address of a subnet makes no second subnet.
-			if !slices.ContainsFunc(configured, func(sc subnetConfig) bool { return sc.Prefix == a.Masked() }) {
-				configured = append(configured, subnetConfig{Prefix: a.Masked(), Server: a.Addr()})
-			}
-		}
-	}
-	if len(configured) == 0 {
-		return nil, fmt.Errorf("no subnet: interfaces %s have no IPv4 address; give them one, or name subnets in the configuration: %w",
-			strings.Join(c.Interfaces, ", "), dsas.ErrInvalid)
-	}
-	var out []dsas.Subnet
-	for _, sc := range configured {
-		if sc.Pool == "" {
-			sc.Pool = c.DefaultPool
-		}
-		s, err := sc.subnet(addrs)
-		if err != nil {
-			return nil, err
-		}
-		for _, other := range out {
-			if other.Prefix.Overlaps(s.Prefix) {
-				return nil, fmt.Errorf("subnets %s and %s overlap; name each address once: %w", other.Prefix, s.Prefix, dsas.ErrInvalid)
-			}
-		}
-		out = append(out, s)
-	}
-	if c.Discovery && !c.NoDHCP && !slices.ContainsFunc(out, func(s dsas.Subnet) bool { return s.Pool.First.IsValid() }) {
-		return nil, fmt.Errorf("discovery: no subnet has a pool, so a box that is not known would get no address; give one with --pool: %w", dsas.ErrInvalid)
-	}
-	return out, nil
-}
-
-func (sc subnetConfig) subnet(addrs []netip.Prefix) (dsas.Subnet, error) {
-	if !sc.Prefix.IsValid() || !sc.Prefix.Addr().Is4() {
-		return dsas.Subnet{}, fmt.Errorf("subnet %q: give its prefix, as 10.0.0.0/24: %w", sc.Prefix, dsas.ErrInvalid)
-	}
-	s := dsas.Subnet{Prefix: sc.Prefix.Masked(), Server: sc.Server, Gateway: sc.Gateway, DNS: sc.DNS, Domain: sc.Domain, Lease: sc.Lease}
-	if s.Lease == 0 {
-		s.Lease = time.Hour
-	}
-	for _, a := range addrs {
-		if !s.Server.IsValid() && s.Prefix.Contains(a.Addr()) {
-			s.Server = a.Addr()
-		}
-	}
-	if !s.Server.IsValid() {
-		return s, fmt.Errorf("subnet %s: no interface has an address in it; say which of ours its nodes reach (server: ...): %w", s.Prefix, dsas.ErrInvalid)
-	}
-	switch sc.Pool {
-	case "none":
-	case "":
-		s.Pool = defaultPool(s.Prefix)
-	default:
-		first, last, _ := strings.Cut(sc.Pool, "-")
-		var err1, err2 error
-		s.Pool.First, err1 = netip.ParseAddr(strings.TrimSpace(first))
-		s.Pool.Last, err2 = netip.ParseAddr(strings.TrimSpace(last))
-		if err1 != nil || err2 != nil {
-			return s, fmt.Errorf("subnet %s: pool %q: write it as 10.0.3.200-10.0.3.250: %w", s.Prefix, sc.Pool, dsas.ErrInvalid)
-		}
-	}
-	return s, s.Check()
-}
-
-// defaultPool is the last 32 addresses before the broadcast address, or the
-// upper half of a subnet smaller than /26; none in one smaller than /29.
-func defaultPool(p netip.Prefix) dsas.Range {
-	size := 1 << (32 - p.Bits())
-	if size < 8 {
-		return dsas.Range{}
-	}
-	n := min(32, size/2-1)
-	base := p.Addr().As4()
-	at := func(off int) netip.Addr {
-		v := uint32(base[0])<<24 | uint32(base[1])<<16 | uint32(base[2])<<8 | uint32(base[3])
-		v += uint32(off)
-		return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)})
-	}
-	return dsas.Range{First: at(size - 1 - n), Last: at(size - 2)}
-}
-
-// interfaceAddrs gives the IPv4 addresses of the named interfaces.
-func interfaceAddrs(names []string) ([]netip.Prefix, error) {
-	if len(names) == 0 {
-		return nil, fmt.Errorf("no interface to serve: give --interface eth1 (the one on the nodes' network): %w", dsas.ErrInvalid)
-	}
-	var out []netip.Prefix
-	for _, name := range names {
-		ifi, err := net.InterfaceByName(name)
-		if err != nil {
-			return nil, fmt.Errorf("interface %q: %w; `ip -br link` lists what there is", name, err)
-		}
-		addrs, err := ifi.Addrs()
-		if err != nil {
-			return nil, fmt.Errorf("interface %q: %w", name, err)
-		}
-		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-				out = append(out, p)
-			}
-		}
-	}
-	return out, nil
 }

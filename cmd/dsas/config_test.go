@@ -131,8 +131,8 @@ func TestDefaultPool(t *testing.T) {
 	} {
 		p := netip.MustParsePrefix(prefix)
 		got := defaultPool(p)
-		if poolText(got) != want {
-			t.Errorf("defaultPool(%s) = %s; want %s", prefix, poolText(got), want)
+		if got.String() != want {
+			t.Errorf("defaultPool(%s) = %s; want %s", prefix, got.String(), want)
 		}
 		if got.First.IsValid() {
 			s := dsas.Subnet{Prefix: p, Server: p.Addr().Next(), Pool: got}
@@ -146,6 +146,7 @@ func TestDefaultPool(t *testing.T) {
 func TestSubnet(t *testing.T) {
 	addrs := []netip.Prefix{netip.MustParsePrefix("10.0.0.5/24"), netip.MustParsePrefix("10.1.0.5/24")}
 	prefix := netip.MustParsePrefix("10.1.0.77/24") // with host bits, as people write it
+	far := netip.MustParsePrefix("10.9.0.0/24")
 	for _, c := range []struct {
 		name       string
 		in         subnetConfig
@@ -159,14 +160,23 @@ func TestSubnet(t *testing.T) {
 		{"words", subnetConfig{Prefix: prefix, Pool: "all"}, "", `pool "all": write it as`},
 		{"last byte alone", subnetConfig{Prefix: prefix, Pool: "10.1.0.10-20"}, "", "write it as"},
 		{"three", subnetConfig{Prefix: prefix, Pool: "10.1.0.10-10.1.0.20-10.1.0.30"}, "", "write it as"},
-		{"backwards", subnetConfig{Prefix: prefix, Pool: "10.1.0.20-10.1.0.10"}, "", "does not lie in it"},
+		{"backwards", subnetConfig{Prefix: prefix, Pool: "10.1.0.20-10.1.0.10"}, "", "ends before it begins"},
 		{"elsewhere", subnetConfig{Prefix: prefix, Pool: "10.2.0.10-10.2.0.20"}, "", "does not lie in it"},
 		{"IPv6", subnetConfig{Prefix: prefix, Pool: "2001:db8::1-2001:db8::2"}, "", "does not lie in it"},
 		{"no prefix", subnetConfig{}, "", "give its prefix"},
 		{"an IPv6 prefix", subnetConfig{Prefix: netip.MustParsePrefix("2001:db8::/64")}, "", "give its prefix"},
 		{"nobody's", subnetConfig{Prefix: netip.MustParsePrefix("10.9.0.0/24")}, "", "no interface has an address in it"},
-		{"behind a relay", subnetConfig{Prefix: netip.MustParsePrefix("10.9.0.0/24"), Server: netip.MustParseAddr("10.9.0.1")}, "10.9.0.223-10.9.0.254", ""},
-		{"server elsewhere", subnetConfig{Prefix: prefix, Server: netip.MustParseAddr("10.0.0.5")}, "", "10.0.0.5 is not in it"},
+		{"our address to come", subnetConfig{Prefix: far, Server: netip.MustParseAddr("10.9.0.1")}, "10.9.0.223-10.9.0.254", ""},
+		{"behind a relay", subnetConfig{Prefix: far, Server: netip.MustParseAddr("10.0.0.5"), Gateway: netip.MustParseAddr("10.9.0.1")}, "10.9.0.223-10.9.0.254", ""},
+		{"behind a relay, no way out", subnetConfig{Prefix: far, Server: netip.MustParseAddr("10.0.0.5")}, "", "give gateway:"},
+		{"behind a relay, not our address", subnetConfig{Prefix: far, Server: netip.MustParseAddr("10.0.0.6")}, "", "10.0.0.6 is no address of the interfaces served (10.0.0.5, 10.1.0.5)"},
+		{"gateway elsewhere", subnetConfig{Prefix: prefix, Gateway: netip.MustParseAddr("10.9.0.1")}, "", "gateway 10.9.0.1 is not in it"},
+		{"two ranges", subnetConfig{Prefix: prefix, Pool: "10.1.0.40-10.1.0.50, 10.1.0.10-10.1.0.20"}, "10.1.0.10-10.1.0.50", ""},
+		{"two ranges that meet", subnetConfig{Prefix: prefix, Pool: "10.1.0.10-10.1.0.20, 10.1.0.21-10.1.0.30"}, "10.1.0.10-10.1.0.30", ""},
+		{"two ranges that overlap", subnetConfig{Prefix: prefix, Pool: "10.1.0.10-10.1.0.20, 10.1.0.20-10.1.0.30"}, "", "overlap at 10.1.0.20"},
+		{"excluded", subnetConfig{Prefix: prefix, Exclude: []string{"10.1.0.230", "10.1.0.240 - 10.1.0.250"}}, "10.1.0.223-10.1.0.254", ""},
+		{"excluded words", subnetConfig{Prefix: prefix, Exclude: []string{"printer"}}, "", `exclude "printer": write it as`},
+		{"excluded elsewhere", subnetConfig{Prefix: prefix, Exclude: []string{"10.2.0.1"}}, "", "exclude 10.2.0.1-10.2.0.1 does not lie in it"},
 	} {
 		s, err := c.in.subnet(addrs)
 		if c.want != "" {
@@ -175,12 +185,33 @@ func TestSubnet(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || poolText(s.Pool) != c.pool || s.Lease != time.Hour {
+		if err != nil || s.Pool.String() != c.pool || s.Lease != time.Hour {
 			t.Errorf("%s: subnet = %+v, %v; want pool %s, lease 1h", c.name, s, err, c.pool)
 		}
 		if c.in.Prefix == prefix && (s.Prefix.String() != "10.1.0.0/24" || s.Server.String() != "10.1.0.5") {
 			t.Errorf("%s: subnet = %s of %s; want 10.1.0.0/24 of 10.1.0.5", c.name, s.Prefix, s.Server)
 		}
+	}
+}
+
+// TestPoolRanges: what may be given out, where the pool is in parts.
+func TestPoolRanges(t *testing.T) {
+	no := false
+	s, err := subnetConfig{
+		Prefix: netip.MustParsePrefix("10.1.0.0/24"), Server: netip.MustParseAddr("10.1.0.12"), Gateway: netip.MustParseAddr("10.1.0.13"),
+		Pool: "10.1.0.10-10.1.0.20,10.1.0.40-10.1.0.41", Exclude: []string{"10.1.0.15-10.1.0.18"}, Authoritative: &no,
+	}.subnet(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for a := s.Prefix.Addr(); s.Prefix.Contains(a); a = a.Next() {
+		if s.MayLease(a) {
+			got = append(got, strings.TrimPrefix(a.String(), "10.1.0."))
+		}
+	}
+	if want := "10 11 14 19 20 40 41"; strings.Join(got, " ") != want || s.PoolSize() != 7 || !s.Silent {
+		t.Errorf("addresses that may be leased = %s (%d, silent %t); want %s (7, silent)", got, s.PoolSize(), s.Silent, want)
 	}
 }
 

@@ -50,7 +50,10 @@ func (*statusCmd) Run(ctx context.Context, a *app) error {
 	for _, sub := range s.Subnets {
 		pool := "no pool"
 		if sub.Pool.First.IsValid() {
-			pool = fmt.Sprintf("pool %s-%s", sub.Pool.First, sub.Pool.Last)
+			pool = fmt.Sprintf("pool %s (%d addresses)", sub.Pool, sub.PoolSize())
+		}
+		if sub.Relayed {
+			pool += ", behind relays"
 		}
 		add("subnet", fmt.Sprintf("%s, server %s, %s", sub.Prefix, sub.Server, pool))
 	}

@@ -85,19 +85,12 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 		return err
 	}
 	for _, s := range d.subnets {
-		log.Info("serving", "subnet", s.Prefix, "server", s.Server, "pool", poolText(s.Pool), "interfaces", strings.Join(cfg.Interfaces, ","))
+		log.Info("serving", "subnet", s.Prefix, "server", s.Server, "pool", s.Pool.String(), "relayed", s.Relayed, "interfaces", strings.Join(cfg.Interfaces, ","))
 	}
 	if opt.Ready != nil {
 		opt.Ready()
 	}
 	return server.Run(ctx, log, components...)
-}
-
-func poolText(r dsas.Range) string {
-	if !r.First.IsValid() {
-		return "none"
-	}
-	return fmt.Sprintf("%s-%s", r.First, r.Last)
 }
 
 // lockState keeps two servers off one state folder.
@@ -187,7 +180,12 @@ func (d *daemon) listenBoot() (err error) {
 			d.socks.ra = append(d.socks.ra, r)
 		}
 	}
+	listening := map[netip.Addr]bool{} // subnets behind relays share an address of ours
 	for _, s := range d.subnets {
+		if listening[s.Server] {
+			continue
+		}
+		listening[s.Server] = true
 		l, err := net.Listen("tcp4", netip.AddrPortFrom(s.Server, uint16(d.cfg.HTTPPort)).String())
 		if err != nil {
 			return fmt.Errorf("listen for boot HTTP: %w", err)
