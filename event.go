@@ -59,6 +59,7 @@ const (
 	KindImage        Kind = "image.published"
 	KindServer       Kind = "server"
 	KindLoaderFailed Kind = "boot.loader-failed"
+	KindMenu         Kind = "boot.menu" // a role other than the assigned one was picked at the loader, for this boot
 )
 
 // Event is one fact about a node with a time.
@@ -91,7 +92,7 @@ func PhaseAfter(p Phase, e Event) Phase {
 	switch e.Kind {
 	case KindDHCP:
 		return unproven(PhaseDHCP)
-	case KindNBP, KindScript:
+	case KindNBP, KindScript, KindMenu:
 		return unproven(PhaseLoader)
 	case KindKernel, KindInitramfs:
 		return unproven(PhaseKernel)

@@ -46,10 +46,13 @@ type Node struct {
 	// Address is the node's reserved address with its subnet's prefix length
 	// ("10.77.0.101/24"). The server fills it in from the subnet when a node
 	// is added without one.
-	Address    netip.Prefix `json:"address"`
-	Role       string       `json:"role,omitempty"` // assigned; "" boots nothing
-	Loader     Loader       `json:"loader,omitempty"`
-	Interfaces []Interface  `json:"interfaces,omitempty"`
+	Address netip.Prefix `json:"address"`
+	Role    string       `json:"role,omitempty"` // assigned; "" boots nothing
+	Loader  Loader       `json:"loader,omitempty"`
+	// Menu lists roles that are offered at the node's boot loader beside the
+	// assigned one; what is picked there is for that boot alone. Empty: no menu.
+	Menu       []string    `json:"menu,omitempty"`
+	Interfaces []Interface `json:"interfaces,omitempty"`
 	// Disks names block devices by stable names, by dsas.conf key:
 	// DBDEVICE=/dev/disk/by-path/... or /dev/vda.
 	Disks map[string]string `json:"disks,omitempty"`
@@ -136,6 +139,9 @@ func (n *Node) Check() error {
 		if err := CheckName("role", n.Role); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name, err)
 		}
+	}
+	if err := checkMenu(n.Menu); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
 	}
 	for _, i := range n.Interfaces {
 		if !deviceRE.MatchString(i.Device) {

@@ -14,7 +14,10 @@ type Role struct {
 	CarriesSites bool `json:"carriesSites,omitempty" yaml:"carriesSites"`
 	// Remove lists folders that are emptied once the packages are installed:
 	// what a package's scripts put there is no part of the image.
-	Remove    []string   `json:"remove,omitempty" yaml:"remove"`
+	Remove []string `json:"remove,omitempty" yaml:"remove"`
+	// Erases: the role overwrites disks by itself. It is never offered in a
+	// loader's menu (nor is one that formats; see MenuRefusal).
+	Erases    bool       `json:"erases,omitempty" yaml:"erases"`
 	Devices   []Device   `json:"devices,omitempty" yaml:"devices"`
 	Services  []Service  `json:"services,omitempty" yaml:"services"`
 	Templates []Template `json:"templates,omitempty" yaml:"templates"`

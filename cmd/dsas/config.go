@@ -36,6 +36,9 @@ type config struct {
 	Variables map[string]string `yaml:"variables"`
 	// Discovery: unknown MACs boot the inventory role.
 	Discovery bool `yaml:"discovery"`
+	// MenuTimeout is how long a loader's menu, where a node has one, waits for a
+	// key before the assigned role boots.
+	MenuTimeout time.Duration `yaml:"menuTimeout"` // 10s
 	// NoDHCP: an existing DHCP server gives the addresses and points here.
 	NoDHCP bool `yaml:"noDHCP"`
 	// NoRouterAdvertisement: do not tell iPXE that there is no IPv6 router.
@@ -138,6 +141,9 @@ func (c *config) check() error {
 	}
 	if c.Heartbeat < time.Second || c.Heartbeat > time.Hour {
 		return fmt.Errorf("heartbeat %s: use 1s to 1h: %w", c.Heartbeat, dsas.ErrInvalid)
+	}
+	if c.MenuTimeout != 0 && (c.MenuTimeout < time.Second || c.MenuTimeout > time.Hour) {
+		return fmt.Errorf("menuTimeout %s: use 1s to 1h: %w", c.MenuTimeout, dsas.ErrInvalid)
 	}
 	for _, sc := range c.Subnets {
 		if sc.Lease != 0 && (sc.Lease < time.Minute || sc.Lease > maxLease) {

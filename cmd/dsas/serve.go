@@ -142,6 +142,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		Store: d.store, Blobs: d.blobs, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
 		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.NoDHCP, Heartbeat: d.cfg.Heartbeat,
+		Role: d.role, MenuTimeout: d.cfg.MenuTimeout,
 	})
 	d.power = power.New(d.store.BMCPassword, d.log.With("part", "power"))
 	return nil
@@ -281,7 +282,7 @@ func (d *daemon) housekeeping(ctx context.Context) error {
 
 // explain tells what a MAC would be given at each step.
 func (d *daemon) explain(ctx context.Context, mac dsas.MAC, arch string) (any, error) {
-	req, err := d.boot.Request(ctx, boot.StepDHCP, mac, netip.Addr{})
+	req, err := d.boot.Request(ctx, boot.StepDHCP, mac, netip.Addr{}, "")
 	if err != nil {
 		return nil, err
 	}
@@ -299,6 +300,12 @@ func (d *daemon) sshInfo(ctx context.Context, n dsas.Node) (dsas.SSHInfo, error)
 		return dsas.SSHInfo{}, fmt.Errorf("host key of %s: %w", n.Name, err)
 	}
 	return dsas.SSHInfo{Address: n.Address.Addr(), HostKey: pub, Netns: d.cfg.Netns}, nil
+}
+
+// role gives one role's definition.
+func (d *daemon) role(name string) (dsas.Role, error) {
+	def, err := d.roles.Get(name)
+	return def.Role, err
 }
 
 // Roles implements api.Roles.

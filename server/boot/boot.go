@@ -7,6 +7,7 @@ package boot
 import (
 	"net/netip"
 	"strings"
+	"time"
 
 	"dsas"
 )
@@ -47,8 +48,14 @@ type Request struct {
 	// itself in every option.
 	Broadcast bool
 
-	Node      *dsas.Node // nil: the MAC is unknown
-	Discovery bool       // unknown MACs boot InventoryRole
+	Node *dsas.Node // nil: the MAC is unknown
+	// Menu lists the roles that may be picked at the node's loader now: those of
+	// Node.Menu that are built and may not harm a disk, which is the caller's to
+	// say. Pick is the role that the request names, as the menu made it.
+	Menu        []string
+	MenuTimeout time.Duration // 0: DefaultMenuTimeout
+	Pick        string
+	Discovery   bool // unknown MACs boot InventoryRole
 
 	Server Server
 	Boot   *dsas.BootSet  // nil: no kernel and initramfs are built
@@ -59,6 +66,8 @@ type Request struct {
 // caller looks the image up by.
 func (r *Request) Role() string {
 	switch {
+	case r.picked():
+		return r.Pick
 	case r.Node != nil:
 		return r.Node.Role
 	case r.Discovery:
@@ -117,6 +126,10 @@ type Plan struct {
 	Role           string     `json:"role,omitempty"`
 	Kernel         string     `json:"kernel,omitempty"` // URL
 	Initrds        []Initrd   `json:"initrds,omitempty"`
+
+	Menu        []string      `json:"menu,omitempty"` // roles, the assigned one first
+	MenuTimeout time.Duration `json:"menuTimeout,omitempty"`
+	Pick        string        `json:"pick,omitempty"` // the role that was picked, "" where none was
 
 	MAC    dsas.MAC     `json:"mac"`
 	Node   *dsas.Node   `json:"-"`

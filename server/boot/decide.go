@@ -37,10 +37,10 @@ func Decide(r Request) Plan {
 	switch r.Step {
 	case StepScript:
 		p.Loader = "ipxe"
-		return p.script(why)
+		return p.atLoader(r, why)
 	case StepTFTPConfig:
 		p.Loader = string(dsas.LoaderPXELINUX)
-		return p.script(why)
+		return p.atLoader(r, why)
 	case StepDHCP:
 		return p.dhcp(r, why)
 	}

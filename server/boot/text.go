@@ -120,6 +120,9 @@ func (p *Plan) bootable(q Params) (args, why string) {
 // it shows MAC and reason, tells the server, waits (1 s, doubling to 64 s) and
 // asks for a new script, since the token in this one ages.
 func (p *Plan) IPXEScript(q Params) string {
+	if p.Action == Menu {
+		return p.ipxeMenu()
+	}
 	var b strings.Builder
 	self := ScriptURL(p.Server.URL, p.MAC)
 	failed := p.Server.URL + "/boot/" + p.MAC.Dashed() + "/failed?why="
@@ -134,6 +137,9 @@ func (p *Plan) IPXEScript(q Params) string {
 		line("echo dsas: %s: %s", p.MAC, say(why))
 		line("goto again")
 	} else {
+		if p.Pick != "" {
+			self += "?role=" + say(p.Pick) // a retry is of the same boot
+		}
 		line("echo dsas: %s: %s", p.MAC, say(p.Reason))
 		var names strings.Builder
 		for _, i := range p.Initrds {
@@ -157,9 +163,7 @@ func (p *Plan) IPXEScript(q Params) string {
 	line(":again")
 	line("echo dsas: %s: trying again in ${dsas-wait} s", p.MAC)
 	line("sleep ${dsas-wait}")
-	for w := 32; w >= 1; w /= 2 { // from the top, so that one step is taken
-		line("iseq ${dsas-wait} %d && set dsas-wait %d ||", w, 2*w)
-	}
+	ipxeBackOff(line)
 	line("chain --replace --autofree %s ||", self)
 	line("echo dsas: %s: no script from %s: ${errno}", p.MAC, p.Server.URL)
 	if why != "" {
@@ -180,9 +184,12 @@ const (
 // PXELINUXConfig writes the plan as a PXELINUX configuration. attempt is 0 for
 // the first one of a boot and counts the retries.
 func (p *Plan) PXELINUXConfig(q Params, attempt int) string {
+	if p.Action == Menu {
+		return p.pxelinuxMenu()
+	}
 	args, why := p.bootable(q)
-	if why != "" {
-		return pxelinuxWait(p.MAC, why, attempt)
+	if why != "" { // without the pick: the next one shows the menu again
+		return pxelinuxWait(p.MAC, why, ConfigName{Attempt: attempt})
 	}
 	var b strings.Builder
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
@@ -204,19 +211,19 @@ func (p *Plan) PXELINUXConfig(q Params, attempt int) string {
 	line("  APPEND %s", args)
 	line("LABEL retry")
 	// Below the folder that PXELINUX came from.
-	line("  CONFIG pxelinux.cfg/%s%d", WaitPrefix, max(attempt, 0))
+	line("  CONFIG pxelinux.cfg/%s", ConfigName{Attempt: attempt, Wait: true, Role: p.Pick})
 	return b.String()
 }
 
 // PXELINUXWait writes the configuration that waits (1 s, doubling to 64 s) and
 // then asks for the next one: what waits at PXELINUX's prompt boots nothing by
 // itself, so that a new boot begins only after the wait.
-func PXELINUXWait(mac dsas.MAC, attempt int) string {
-	return pxelinuxWait(mac, "kernel or initramfs could not be loaded", attempt)
+func PXELINUXWait(mac dsas.MAC, at ConfigName) string {
+	return pxelinuxWait(mac, "kernel or initramfs could not be loaded", at)
 }
 
-func pxelinuxWait(mac dsas.MAC, why string, attempt int) string {
-	attempt = max(attempt, 0)
+func pxelinuxWait(mac dsas.MAC, why string, at ConfigName) string {
+	attempt := max(at.Attempt, 0)
 	wait := 1 << min(attempt, 6) // seconds
 	var b strings.Builder
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
@@ -226,6 +233,6 @@ func pxelinuxWait(mac dsas.MAC, why string, attempt int) string {
 	line("TIMEOUT %d", 10*wait) // tenths of a second
 	line("DEFAULT again")
 	line("LABEL again")
-	line("  CONFIG pxelinux.cfg/%s%d", AgainPrefix, min(attempt+1, 99))
+	line("  CONFIG pxelinux.cfg/%s", ConfigName{Attempt: attempt + 1, Role: at.Role})
 	return b.String()
 }

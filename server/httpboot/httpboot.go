@@ -80,6 +80,11 @@ type Config struct {
 	// OtherDHCP: another DHCP server gives the addresses, so a box need not
 	// have the one that is reserved for it before its own kernel runs.
 	OtherDHCP bool
+	// Role gives a role's definition: what may be offered in a loader's menu
+	// hangs on it. nil: there are no menus.
+	Role func(name string) (dsas.Role, error)
+	// MenuTimeout is how long a menu waits for a key; 0: boot.DefaultMenuTimeout.
+	MenuTimeout time.Duration
 	// Heartbeat is how often a running node says that it lives.
 	Heartbeat time.Duration
 	// Now is the clock; nil: time.Now.

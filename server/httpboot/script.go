@@ -30,7 +30,7 @@ func (s *Server) script(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	plan, params, err := s.Begin(r.Context(), boot.StepScript, mac, from)
+	plan, params, err := s.Begin(r.Context(), boot.StepScript, mac, from, r.URL.Query().Get("role"))
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -50,13 +50,13 @@ func (s *Server) anyScript(w http.ResponseWriter, _ *http.Request) {
 }
 
 // PXELINUXConfig is what the TFTP server sends as a node's configuration; from
-// is who asks, attempt counts what PXELINUX asked for already in this boot.
-func (s *Server) PXELINUXConfig(ctx context.Context, mac dsas.MAC, from netip.Addr, attempt int) (string, error) {
-	plan, params, err := s.Begin(ctx, boot.StepTFTPConfig, mac, from)
+// is who asks, name what PXELINUX asked for in this boot.
+func (s *Server) PXELINUXConfig(ctx context.Context, mac dsas.MAC, from netip.Addr, name boot.ConfigName) (string, error) {
+	plan, params, err := s.Begin(ctx, boot.StepTFTPConfig, mac, from, name.Role)
 	if err != nil {
 		return "", err
 	}
-	return plan.PXELINUXConfig(params, attempt), nil
+	return plan.PXELINUXConfig(params, name.Attempt), nil
 }
 
 // maxBoots is how many boots of one MAC may begin per minute and protocol. A
@@ -68,14 +68,17 @@ const maxBoots = 30
 // leaves, so a restarted server knows them. from is where the request came
 // from. A request that may not begin a boot gets a plan that waits and says why:
 // an error would make firmware go on to its next boot device.
-func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr) (boot.Plan, boot.Params, error) {
-	req, err := s.Request(ctx, step, mac, from)
+// pick is the role that was picked at the loader's menu, as the request has it;
+// "" where none was.
+func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr, pick string) (boot.Plan, boot.Params, error) {
+	req, err := s.Request(ctx, step, mac, from, pick)
 	if err != nil {
 		return boot.Plan{}, boot.Params{}, err
 	}
 	plan := boot.Decide(req)
 	params := boot.Params{Bond: s.BondOptions, Extra: append([]string{"printk.devkmsg=on"}, strings.Fields(s.ExtraCmdline)...)}
 	if !plan.Boots() {
+		s.refusedPick(ctx, req, from)
 		return plan, params, nil
 	}
 	addr, why, err := s.addressOf(ctx, req, from)
@@ -105,6 +108,7 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	if err := s.Store.CreateBoot(ctx, b); err != nil {
 		return plan, params, fmt.Errorf("begin boot of %s: %w", mac, err)
 	}
+	s.picked(ctx, plan, b, from)
 	s.event(ctx, dsas.Event{Node: b.Node, MAC: mac, Boot: id, Kind: dsas.KindScript,
 		Message: fmt.Sprintf("%s: role %s, image %s", plan.Loader, b.Role, b.Image.Short())})
 	params.Boot, params.Token, params.Address = id, token, addr
@@ -149,13 +153,16 @@ func (s *Server) addressOf(ctx context.Context, req boot.Request, from netip.Add
 	return netip.PrefixFrom(from, sub.Prefix.Bits()), "", nil
 }
 
-// Request gathers what the decision depends on.
-func (s *Server) Request(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr) (boot.Request, error) {
-	req := boot.Request{Step: step, MAC: mac, Discovery: s.Discovery}
+// Request gathers what the decision depends on; pick as for Begin.
+func (s *Server) Request(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr, pick string) (boot.Request, error) {
+	req := boot.Request{Step: step, MAC: mac, Discovery: s.Discovery, Pick: pick, MenuTimeout: s.MenuTimeout}
 	node, err := s.Store.NodeByMAC(ctx, mac)
 	switch {
 	case err == nil:
 		req.Node = &node
+		if req.Menu, err = s.menu(node); err != nil {
+			return req, err
+		}
 		from = node.Address.Addr()
 	case !errors.Is(err, dsas.ErrNotFound):
 		return req, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dsas"
+	"dsas/server/boot"
 	"dsas/server/httpboot"
 )
 
@@ -127,7 +128,7 @@ func TestRefusedAddress(t *testing.T) {
 		t.Errorf("status = %+v; want a node that was never heard of", st)
 	}
 	// By TFTP too.
-	text, err := f.srv.PXELINUXConfig(t.Context(), mac101, other, 0)
+	text, err := f.srv.PXELINUXConfig(t.Context(), mac101, other, boot.ConfigName{})
 	if err != nil || strings.Contains(text, "token") || !strings.Contains(text, "127.77.0.66 asks") {
 		t.Errorf("PXELINUXConfig(%s) = %v, %s; want one that waits and says why", other, err, text)
 	}
@@ -170,7 +171,7 @@ func TestBootsPerMinute(t *testing.T) {
 		t.Errorf("of 40 requests %d began a boot; want 30", n)
 	}
 	f.begin(w102, mac102) // another node has its own
-	text, err := f.srv.PXELINUXConfig(t.Context(), mac101, w101, 0)
+	text, err := f.srv.PXELINUXConfig(t.Context(), mac101, w101, boot.ConfigName{})
 	if _, token := tokenIn(text); err != nil || token == "" {
 		t.Errorf("PXELINUXConfig = %v, %s; want a boot: TFTP's source is anybody's to write, and its limit a separate one", err, text)
 	}
@@ -182,7 +183,7 @@ func TestBootsPerMinute(t *testing.T) {
 
 func TestPXELINUXConfig(t *testing.T) {
 	f := open(t, nil)
-	text, err := f.srv.PXELINUXConfig(t.Context(), mac101, w101, 2)
+	text, err := f.srv.PXELINUXConfig(t.Context(), mac101, w101, boot.ConfigName{Attempt: 2})
 	if err != nil {
 		t.Fatal(err)
 	}

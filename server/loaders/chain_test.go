@@ -138,9 +138,9 @@ func newRack(t *testing.T, loader dsas.Loader) *rack {
 		Log: log, Dir: dir, Listeners: []net.PacketConn{tc},
 		In:   func(fn func() error) error { return netns.Do(r.ns, fn) },
 		Sent: func(_ context.Context, x tftp.Transfer) { r.note("tftp %s", x.File) },
-		PXELINUXConfig: func(_ context.Context, mac dsas.MAC, _ netip.Addr, attempt int) (string, error) {
+		PXELINUXConfig: func(_ context.Context, mac dsas.MAC, _ netip.Addr, at boot.ConfigName) (string, error) {
 			p := r.plan(boot.StepTFTPConfig, mac)
-			return p.PXELINUXConfig(params, attempt), nil
+			return p.PXELINUXConfig(params, at.Attempt), nil
 		},
 	})
 	if err != nil {

@@ -158,6 +158,7 @@ func nodeID(ctx context.Context, q querier, name string) (id int64, err error) {
 func cloneNode(n dsas.Node) dsas.Node {
 	n.NICs = slices.Clone(n.NICs)
 	n.Interfaces = slices.Clone(n.Interfaces)
+	n.Menu = slices.Clone(n.Menu)
 	if n.BMC != nil {
 		b := *n.BMC
 		n.BMC = &b

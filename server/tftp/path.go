@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -80,14 +79,14 @@ func (s *Server) open(ctx context.Context, mac dsas.MAC, file string, from netip
 	}
 	cfg, ok := strings.CutPrefix(file, configDir)
 	if ok && !mac.IsZero() && s.PXELINUXConfig != nil {
-		attempt, wait, ok := configAttempt(mac, cfg)
-		if ok && wait {
-			return Bytes([]byte(boot.PXELINUXWait(mac, attempt))), nil
+		at, ok := boot.ParseConfigName(mac, cfg)
+		if ok && at.Wait {
+			return Bytes([]byte(boot.PXELINUXWait(mac, at))), nil
 		}
 		if ok {
 			ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 			defer cancel()
-			text, err := s.PXELINUXConfig(ctx, mac, from, attempt)
+			text, err := s.PXELINUXConfig(ctx, mac, from, at)
 			if err != nil {
 				return nil, err
 			}
@@ -131,23 +130,6 @@ func label(file string) string {
 		return strings.TrimSuffix(configDir, "/")
 	}
 	return "other"
-}
-
-// configAttempt tells whether PXELINUX is answered for the name it asks for
-// below pxelinux.cfg/. It asks for the box's UUID, then 01-MAC, then its
-// address in hex, shortened digit by digit, then "default".
-func configAttempt(mac dsas.MAC, name string) (attempt int, wait, ok bool) {
-	if name == "01-"+mac.Dashed() || name == "default" {
-		return 0, false, true
-	}
-	n, wait := strings.CutPrefix(name, boot.WaitPrefix)
-	if !wait {
-		if n, ok = strings.CutPrefix(name, boot.AgainPrefix); !ok {
-			return 0, false, false
-		}
-	}
-	attempt, err := strconv.Atoi(n)
-	return attempt, wait, err == nil && attempt >= 0 && attempt < 100
 }
 
 func clip(s string) string { return s[:min(len(s), 120)] }

@@ -16,6 +16,7 @@ import (
 	pin "github.com/pin/tftp/v3"
 
 	"dsas"
+	"dsas/server/boot"
 )
 
 // Transfer is one file that reached a box whole.
@@ -32,9 +33,9 @@ type Config struct {
 	Log *slog.Logger
 	// Dir holds the loaders, by the names of package boot.
 	Dir string
-	// PXELINUXConfig writes a node's configuration; from is who asks, attempt
-	// counts the retries of a boot. nil: there is none.
-	PXELINUXConfig func(ctx context.Context, mac dsas.MAC, from netip.Addr, attempt int) (string, error)
+	// PXELINUXConfig writes a node's configuration; from is who asks, name what
+	// for. nil: there is none.
+	PXELINUXConfig func(ctx context.Context, mac dsas.MAC, from netip.Addr, name boot.ConfigName) (string, error)
 	// Open, where set, gives further files.
 	Open Opener
 	// Sent, where set, is told of every finished transfer.

@@ -34,8 +34,8 @@ func start(t *testing.T, change func(*Config)) (addr string, files string, sent 
 	}
 	cfg := Config{Dir: files, Listeners: []net.PacketConn{c},
 		Sent: func(_ context.Context, x Transfer) { sent <- x },
-		PXELINUXConfig: func(_ context.Context, mac dsas.MAC, from netip.Addr, attempt int) (string, error) {
-			return fmt.Sprintf("SAY %s %d to %s\n", mac, attempt, from), nil
+		PXELINUXConfig: func(_ context.Context, mac dsas.MAC, from netip.Addr, at boot.ConfigName) (string, error) {
+			return fmt.Sprintf("SAY %s %d%s to %s\n", mac, at.Attempt, at.Role, from), nil
 		}}
 	if change != nil {
 		change(&cfg)
@@ -271,7 +271,9 @@ func TestConfig(t *testing.T) {
 		{"01-52-54-00-00-01-01", "SAY 52:54:00:00:01:01 0 to 127.0.0.1\n"},
 		{"default", "SAY 52:54:00:00:01:01 0 to 127.0.0.1\n"},
 		{"again-3", "SAY 52:54:00:00:01:01 3 to 127.0.0.1\n"},
-		{"wait-3", boot.PXELINUXWait(dsas.MAC{0x52, 0x54, 0, 0, 1, 1}, 3)},
+		{"wait-3", boot.PXELINUXWait(dsas.MAC{0x52, 0x54, 0, 0, 1, 1}, boot.ConfigName{Attempt: 3})},
+		{"role-rescue-0", "SAY 52:54:00:00:01:01 0rescue to 127.0.0.1\n"},
+		{"role-../x-0", ""}, {"role-rescue", ""}, {"role--0", ""},
 		{"again-x", ""}, {"again--1", ""}, {"again-1000000", ""}, {"wait-", ""},
 		{"01-52-54-00-00-01-02", ""}, // another NIC than the path's
 		{"12345678-1234-1234-1234-123456789abc", ""}, {"0A4D0065", ""},
@@ -355,7 +357,7 @@ func TestManyAtOnce(t *testing.T) {
 	var top, now atomic.Int32
 	addr, _, _ := start(t, func(c *Config) {
 		c.MaxTransfers, c.MaxPerAddress = 8, 8
-		c.PXELINUXConfig = func(context.Context, dsas.MAC, netip.Addr, int) (string, error) {
+		c.PXELINUXConfig = func(context.Context, dsas.MAC, netip.Addr, boot.ConfigName) (string, error) {
 			n := now.Add(1)
 			defer now.Add(-1)
 			for {
