@@ -29,6 +29,7 @@ type labCmd struct {
 	Down   labDownCmd   `cmd:"" help:"Stop it."`
 	Status labStatusCmd `cmd:"" help:"Tell what runs."`
 	Link   labLinkCmd   `cmd:"" help:"Pull a node's cable, or plug it in."`
+	Storm  labStormCmd  `cmd:"" help:"Let many simulated nodes boot at once, and tell what the server made of it."`
 	Switch labSwitchCmd `cmd:"" help:"Make a switch stop forwarding, or go on."`
 }
 

@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"dsas/initramfs/netcfg":  {"dsas/initramfs/dsasconf"},
 	"dsas/initramfs/agent":   {"dsas/client", "dsas/initramfs/..."},
 	"dsas/lab":               {"dsas/client", "dsas/server/netns"},
+	"dsas/lab/storm":         {"dsas/client"},
 	"dsas/lab/bench":         {"dsas/client", "dsas/lab"},
 	"dsas/lab/benchnet":      {"dsas/client", "dsas/client/sign", "dsas/lab/load", "dsas/server/blobs", "dsas/server/boot", "dsas/server/dhcp", "dsas/server/netns", "dsas/server/tftp"},
 	"dsas/lab/e2e":           {"dsas/lab"},
