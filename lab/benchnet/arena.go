@@ -44,7 +44,7 @@ const (
 // newArena makes an arena; end it with close. what goes into the names.
 func (b *bench) newArena(ctx context.Context, what string) (a *arena, err error) {
 	a = &arena{server: fmt.Sprintf("bn%d-%s-s", os.Getpid(), what), client: fmt.Sprintf("bn%d-%s-c", os.Getpid(), what)}
-	base := filepath.Join(b.root, "build", "benchnet")
+	base := filepath.Join(b.root, "build", "bench-net")
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return nil, err
 	}

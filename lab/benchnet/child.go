@@ -3,11 +3,94 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
 
 	"dsas"
+	"dsas/lab/load"
+	"dsas/server/dhcp"
 )
 
 // runChild makes this process one of the servers that are measured.
 func runChild(ctx context.Context, name string, args []string) error {
+	switch {
+	case name == "dhcp" && len(args) == 1:
+		return memoryDHCPServer(ctx, args[0])
+	}
 	return fmt.Errorf("no child %q: %w", name, dsas.ErrInvalid)
 }
+
+// memoryDHCPServer answers from maps, and forgets all with the process.
+func memoryDHCPServer(ctx context.Context, nodes string) error {
+	n, err := strconv.Atoi(nodes)
+	if err != nil {
+		return err
+	}
+	c, err := dhcp.Listen(linkName)
+	if err != nil {
+		return err
+	}
+	m := &memoryStore{nodes: make(map[dsas.MAC]dsas.Node, n), leases: map[dsas.MAC]netip.Addr{}, next: netip.MustParseAddr(poolFirst)}
+	for i := range n {
+		mac := load.MAC(i)
+		m.nodes[mac] = dsas.Node{Name: "n" + strconv.Itoa(i), NICs: []dsas.NIC{{MAC: mac}}, Address: netip.PrefixFrom(nodeAddr(i), 16), Role: "web"}
+	}
+	s, err := dhcp.New(dhcp.Config{Store: m, Images: m, Listeners: []net.PacketConn{c}, Subnets: []dsas.Subnet{{
+		Prefix: netip.MustParsePrefix(subnetPrefix), Server: netip.MustParseAddr(serverAddr), Lease: time.Hour,
+		Pool: dsas.Range{First: netip.MustParseAddr(poolFirst), Last: netip.MustParseAddr(poolLast)},
+	}}})
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
+}
+
+// memoryStore is a dhcp.Store without a disk, and dhcp.Images of one image.
+type memoryStore struct {
+	nodes  map[dsas.MAC]dsas.Node
+	mu     sync.Mutex
+	leases map[dsas.MAC]netip.Addr
+	next   netip.Addr
+}
+
+func (m *memoryStore) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
+	if n, ok := m.nodes[mac]; ok {
+		return n, nil
+	}
+	return dsas.Node{}, dsas.ErrNotFound
+}
+
+func (m *memoryStore) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, _ string, _ netip.Addr, now time.Time) (dsas.Lease, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a, ok := m.leases[mac]
+	if !ok {
+		if m.next = m.next.Next(); !sub.Pool.Contains(m.next) {
+			return dsas.Lease{}, dsas.ErrNotFound
+		}
+		a = m.next
+		m.leases[mac] = a
+	}
+	return dsas.Lease{Address: a, MAC: mac, Expires: now.Add(sub.Lease)}, nil
+}
+
+func (m *memoryStore) Offer(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+	return m.LeaseFor(ctx, sub, mac, id, want, now)
+}
+
+func (m *memoryStore) Release(context.Context, dsas.MAC, netip.Addr) error { return nil }
+
+func (m *memoryStore) Decline(context.Context, netip.Addr, time.Time) error { return nil }
+
+func (m *memoryStore) RecordUnknown(context.Context, dsas.Unknown) (bool, error) { return false, nil }
+
+func (m *memoryStore) Event(context.Context, dsas.Event) error { return nil }
+
+func (m *memoryStore) Current(string) (dsas.Manifest, error) {
+	return dsas.Manifest{Role: "web", Parts: []dsas.Part{{Size: 1}}}, nil
+}
+
+func (m *memoryStore) Boot() (dsas.BootSet, error) { return dsas.BootSet{Release: "0-bench"}, nil }
