@@ -81,7 +81,9 @@ type NodeStatus struct {
 	// Boot is the boot that runs; where none does, the newest one begun.
 	Boot    string `json:"boot,omitempty"`
 	Running string `json:"running,omitempty"` // role that this boot was given
-	Image   Digest `json:"image,omitempty"`   // manifest digest of this boot
+	// Picked: Running was picked at the loader's menu, for this boot alone.
+	Picked bool   `json:"picked,omitempty"`
+	Image  Digest `json:"image,omitempty"` // manifest digest of this boot
 	// Serving is the role whose services the node said last to be ready. It
 	// stays while the node is merely silent or somebody asks for its boot
 	// script, and ends when the node says so, boots anew or is switched.

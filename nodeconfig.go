@@ -38,6 +38,7 @@ type Boot struct {
 	Node      string    `json:"node"` // empty: the MAC belongs to no node (discovery)
 	MAC       MAC       `json:"mac"`
 	Role      string    `json:"role"`
+	Picked    bool      `json:"picked,omitempty"` // Role was picked at the loader, and is not the assigned one
 	Image     Digest    `json:"image"`
 	TokenHash []byte    `json:"-"` // SHA-256 of the token
 	Session   []byte    `json:"-"` // session key, encrypted at rest

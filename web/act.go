@@ -295,6 +295,9 @@ func (w *web) changeNode(r *http.Request) (done, error) {
 		return done{}, err
 	}
 	patch := map[string]any{"nics": n.NICs, "loader": n.Loader, "bmc": nil}
+	if r.PostForm.Has("menu") {
+		patch["menu"] = listed(r.PostForm.Get("menu"))
+	}
 	if n.Address.IsValid() {
 		patch["address"] = n.Address.String()
 	}
@@ -314,6 +317,11 @@ func (w *web) changeNode(r *http.Request) (done, error) {
 	return done{said: said{Text: name + " is changed; it takes effect at its next boot"}}, nil
 }
 
+// listed parts a list that a person wrote.
+func listed(s string) []string {
+	return append([]string{}, strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(", ;\t\r\n", r) })...)
+}
+
 // nodeForm reads the fields that parts.html has for a node.
 func (w *web) nodeForm(r *http.Request) (dsas.Node, error) {
 	field := func(name string) string { return strings.TrimSpace(r.PostForm.Get(name)) }
@@ -321,7 +329,7 @@ func (w *web) nodeForm(r *http.Request) (dsas.Node, error) {
 	if err := dsas.CheckName("node", n.Name); err != nil {
 		return n, err
 	}
-	for _, m := range strings.FieldsFunc(field("macs"), func(r rune) bool { return strings.ContainsRune(", ;\t\r\n", r) }) {
+	for _, m := range listed(field("macs")) {
 		mac, err := dsas.ParseMAC(m)
 		if err != nil {
 			return n, err

@@ -67,6 +67,9 @@ func (cmd *nodeLsCmd) Run(ctx context.Context, a *app) error {
 // roleText is the assigned role, and the one that runs where it is another.
 func roleText(v dsas.NodeView) string {
 	if r := v.Status.Running; r != "" && r != v.Node.Role {
+		if v.Status.Picked {
+			r += ", picked at the loader"
+		}
 		return or(v.Node.Role) + " (runs " + r + ")"
 	}
 	return or(v.Node.Role)
@@ -173,7 +176,11 @@ func describe(v dsas.NodeView) *table {
 	add("node", n.Name)
 	add("role", or(n.Role))
 	if v.Status.Running != n.Role {
-		add("runs", v.Status.Running)
+		if runs := v.Status.Running; runs != "" && v.Status.Picked {
+			add("runs", runs+", picked at the loader for this boot")
+		} else {
+			add("runs", runs)
+		}
 	}
 	phase := phaseCell(v.Status.Phase)
 	if !v.Status.Since.IsZero() {
@@ -196,6 +203,7 @@ func describe(v dsas.NodeView) *table {
 		add(key, n.Disks[key])
 	}
 	add("loader", string(n.Loader))
+	add("menu", strings.Join(n.Menu, ", "))
 	if n.BMC != nil {
 		add("bmc", bmcText(n.BMC))
 	}

@@ -28,8 +28,8 @@ func (*nodeAddCmd) Help() string {
 or the lowest that is free outside the pool.
 
 A CSV file begins with a line that names its columns, in any order: name, mac,
-mac2 (and so on), address, role, loader, disk, interface, bmc,
-bmc-password-file. disk and interface may hold several values, parted by
+mac2 (and so on), address, role, loader, menu, disk, interface, bmc,
+bmc-password-file. menu, disk and interface may hold several values, parted by
 spaces.
 
 Examples:
@@ -41,7 +41,7 @@ Examples:
 
 func (cmd *nodeAddCmd) Run(ctx context.Context, a *app) error {
 	if cmd.CSV != "" {
-		if f := cmd.nodeFields; cmd.Name != "" || len(f.MAC)+len(f.Disk)+len(f.Interface) > 0 || f.ConfFile != "" ||
+		if f := cmd.nodeFields; cmd.Name != "" || len(f.MAC)+len(f.Menu)+len(f.Disk)+len(f.Interface) > 0 || f.ConfFile != "" ||
 			f.Role != nil || f.Address != nil || f.Loader != nil || f.BMC != nil {
 			return usagef("--csv says itself what the nodes are; leave NAME and the other flags out, but for --bmc-password-file")
 		}
@@ -204,7 +204,7 @@ func (b *badLines) err() error {
 
 // csvColumns are the columns there may be, beside mac2, mac3, ...
 func csvColumns() []string {
-	return []string{"name", "mac", "address", "role", "loader", "disk", "interface", "bmc", "bmc-password-file"}
+	return []string{"name", "mac", "address", "role", "loader", "menu", "disk", "interface", "bmc", "bmc-password-file"}
 }
 
 // readCSV calls good with the columns of each line, by name, and bad for lines
@@ -277,6 +277,7 @@ func (cmd *nodeAddCmd) fromLine(ctx context.Context, a *app, c *client.Client, c
 		return nil
 	}
 	f.Role, f.Address, f.Loader = text("role"), text("address"), text("loader")
+	f.Menu = strings.Fields(columns["menu"])
 	f.Disk, f.Interface = strings.Fields(columns["disk"]), strings.Fields(columns["interface"])
 	f.BMCPasswordFile = columns["bmc-password-file"]
 	for _, key := range sortedKeys(columns) {

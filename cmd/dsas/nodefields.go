@@ -16,6 +16,7 @@ type nodeFields struct {
 	Role            *string  `help:"Role to boot; none boots nothing."`
 	Address         *string  `help:"Reserved address; the default is a free one of the subnet." placeholder:"IP"`
 	Loader          *string  `help:"Boot loader: auto, ipxe, pxelinux, or nbp for boxes whose ROM's iPXE is of no use."`
+	Menu            []string `help:"Roles that may be picked at the node's boot loader, for one boot each; none: no menu." placeholder:"ROLE,..."`
 	Disk            []string `help:"Block device by its dsas.conf key. Repeat it for more." placeholder:"DBDEVICE=/dev/vda" sep:"none"`
 	Interface       []string `help:"Further address on a device; bond0.2 is VLAN 2. Repeat it for more." placeholder:"bond0.2=192.0.2.5/24"`
 	BMC             *string  `name:"bmc" help:"Power control." placeholder:"ipmi://USER@ADDR"`
@@ -50,6 +51,13 @@ func (f *nodeFields) patch(a *app) (map[string]any, error) {
 	}
 	if f.Loader != nil {
 		p["loader"] = orNull(*f.Loader, "auto")
+	}
+	if len(f.Menu) > 0 {
+		list := []string{}
+		if len(f.Menu) != 1 || f.Menu[0] != none {
+			list = append(list, f.Menu...)
+		}
+		p["menu"] = list
 	}
 	if len(f.Disk) > 0 {
 		disks := map[string]any{}

@@ -30,6 +30,7 @@ Examples:
     dsas node set w102 --role db --disk DBDEVICE=/dev/vda
     dsas node set w[101-140] --role web --dry-run
     dsas node set w102 --role db --cycle --wait ready
+    dsas node set w101 --menu rescue,inventory
     dsas node set w103 --interface bond0.2=192.0.2.5/24
     dsas node set w104 --bmc ipmi://admin@10.0.9.104 --bmc-password-file pw`
 }

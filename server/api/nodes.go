@@ -271,12 +271,25 @@ func (a *api) removeNode(r *http.Request) (answer, error) {
 }
 
 // checkNode says what is wrong with n by itself.
-func (a *api) checkNode(n *dsas.Node, roles []string) error {
+func (a *api) checkNode(n *dsas.Node, roles []dsas.Role) error {
 	if err := n.Check(); err != nil {
 		return err
 	}
-	if n.Role != "" && a.Roles != nil && !slices.Contains(roles, n.Role) {
-		return fmt.Errorf("node %s: %w", n.Name, unknownRole(n.Role, roles))
+	names := namesOf(roles)
+	if n.Role != "" && a.Roles != nil && !slices.Contains(names, n.Role) {
+		return fmt.Errorf("node %s: %w", n.Name, unknownRole(n.Role, names))
+	}
+	for _, m := range n.Menu {
+		if a.Roles == nil {
+			break
+		}
+		i := slices.IndexFunc(roles, func(r dsas.Role) bool { return r.Name == m })
+		if i < 0 {
+			return fmt.Errorf("node %s: menu: %w", n.Name, unknownRole(m, names))
+		}
+		if why := roles[i].MenuRefusal(); why != "" {
+			return fmt.Errorf("node %s: menu: %s: %w", n.Name, why, dsas.ErrInvalid)
+		}
 	}
 	if len(n.Conf) > maxConf {
 		return fmt.Errorf("node %s: %d bytes of conf; at most %d: %w", n.Name, len(n.Conf), maxConf, dsas.ErrInvalid)
@@ -296,7 +309,7 @@ func unknownRole(role string, roles []string) error {
 }
 
 // surroundings gives what a changed node is checked against.
-func (a *api) surroundings(ctx context.Context) (*addresses, []string, error) {
+func (a *api) surroundings(ctx context.Context) (*addresses, []dsas.Role, error) {
 	nodes, err := a.Store.Nodes(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -309,14 +322,15 @@ func (a *api) surroundings(ctx context.Context) (*addresses, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	roles, err := a.roleNames(ctx)
+	roles, err := a.roles(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	return newAddresses(nodes, sites, leases), roles, nil
 }
 
-func (a *api) roleNames(ctx context.Context) ([]string, error) {
+// roles gives the role definitions there are; none where nobody knows them.
+func (a *api) roles(ctx context.Context) ([]dsas.Role, error) {
 	if a.Roles == nil {
 		return nil, nil
 	}
@@ -324,11 +338,24 @@ func (a *api) roleNames(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list roles: %w", err)
 	}
-	names := make([]string, len(views))
+	roles := make([]dsas.Role, len(views))
 	for i, v := range views {
-		names[i] = v.Role.Name
+		roles[i] = v.Role
 	}
-	return names, nil
+	return roles, nil
+}
+
+func (a *api) roleNames(ctx context.Context) ([]string, error) {
+	roles, err := a.roles(ctx)
+	return namesOf(roles), err
+}
+
+func namesOf(roles []dsas.Role) []string {
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = r.Name
+	}
+	return names
 }
 
 // changedFields names the JSON fields that differ.

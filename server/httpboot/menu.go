@@ -42,7 +42,7 @@ func (s *Server) menu(node dsas.Node) ([]string, error) {
 
 // picked records that another role than the assigned one was picked for boot b.
 func (s *Server) picked(ctx context.Context, plan boot.Plan, b dsas.Boot, from netip.Addr) {
-	if plan.Pick == "" || plan.Node == nil || plan.Pick == plan.Node.Role {
+	if !b.Picked {
 		return
 	}
 	s.event(ctx, dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: dsas.KindMenu,

@@ -104,6 +104,7 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	}
 	if plan.Node != nil {
 		b.Node = plan.Node.Name
+		b.Picked = plan.Pick != "" && plan.Pick != plan.Node.Role
 	}
 	if err := s.Store.CreateBoot(ctx, b); err != nil {
 		return plan, params, fmt.Errorf("begin boot of %s: %w", mac, err)

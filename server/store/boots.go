@@ -17,7 +17,7 @@ const keepBoots = 20
 // keepUnknownBoots is how long the boots of MACs that belong to no node are kept.
 const keepUnknownBoots = 30 * 24 * time.Hour
 
-const bootColumns = `b.id, coalesce(n.name, ''), b.mac, b.role, b.image, b.token_hash, b.session, b.created, b.address, coalesce(b.first_event, 0)
+const bootColumns = `b.id, coalesce(n.name, ''), b.mac, b.role, b.image, b.token_hash, b.session, b.created, b.address, coalesce(b.first_event, 0), b.picked
 	FROM boots b LEFT JOIN nodes n ON n.id = b.node_id`
 
 // CreateBoot records a boot. The node's status shows its id, role and image at
@@ -44,8 +44,8 @@ func (s *Store) CreateBoot(ctx context.Context, b dsas.Boot) error {
 		} else if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO boots (id, node_id, mac, role, image, token_hash, session, created, address, first_event) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, 0))`,
-			b.ID, node, macText(b.MAC), b.Role, b.Image, b.TokenHash, s.box.seal(sessionOwner(b.ID), b.Session), toNanos(s.orNow(b.Created)), addrKey(b.Address), toNanos(b.FirstEvent))
+		_, err = tx.ExecContext(ctx, `INSERT INTO boots (id, node_id, mac, role, image, token_hash, session, created, address, first_event, picked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, 0), ?)`,
+			b.ID, node, macText(b.MAC), b.Role, b.Image, b.TokenHash, s.box.seal(sessionOwner(b.ID), b.Session), toNanos(s.orNow(b.Created)), addrKey(b.Address), toNanos(b.FirstEvent), b.Picked)
 		if err != nil || !node.Valid {
 			return err
 		}
@@ -87,7 +87,7 @@ func (s *Store) boot(ctx context.Context, what, name, query string, arg any) (b 
 	var mac string
 	var sealed, address []byte
 	var created, first int64
-	err = s.read.QueryRowContext(ctx, query, arg).Scan(&b.ID, &b.Node, &mac, &b.Role, &b.Image, &b.TokenHash, &sealed, &created, &address, &first)
+	err = s.read.QueryRowContext(ctx, query, arg).Scan(&b.ID, &b.Node, &mac, &b.Role, &b.Image, &b.TokenHash, &sealed, &created, &address, &first, &b.Picked)
 	if err != nil {
 		return dsas.Boot{}, fmt.Errorf("get boot: %w", orNotFound(err, what, name))
 	}

@@ -9,11 +9,12 @@ import (
 	"dsas"
 )
 
-const statusColumns = `n.name, s.phase, s.since, s.last_seen, s.boot, s.running, s.image,
+const statusColumns = `n.name, s.phase, s.since, s.last_seen, s.boot, s.running, coalesce(b.picked, 0), s.image,
 	iif(s.proven_phase = 'ready' AND s.ended = 0, coalesce(p.role, s.running), ''),
 	e.id, e.time, e.node, e.mac, e.boot, e.kind, e.message, e.duration, e.bytes, e.detail
 	FROM nodes n JOIN statuses s ON s.node_id = n.id LEFT JOIN events e ON e.id = s.last_event
-	LEFT JOIN boots p ON p.id = s.proven_boot AND p.node_id = n.id`
+	LEFT JOIN boots p ON p.id = s.proven_boot AND p.node_id = n.id
+	LEFT JOIN boots b ON b.id = s.boot AND b.node_id = n.id`
 
 type namedStatus struct {
 	name string
@@ -46,7 +47,7 @@ func scanStatus(scan func(...any) error) (st namedStatus, err error) {
 	var since, seen int64
 	var id, at, dur, size sql.NullInt64
 	var node, mac, boot, kind, msg, detail sql.NullString
-	if err := scan(&st.name, &st.Phase, &since, &seen, &st.Boot, &st.Running, &st.Image, &st.Serving,
+	if err := scan(&st.name, &st.Phase, &since, &seen, &st.Boot, &st.Running, &st.Picked, &st.Image, &st.Serving,
 		&id, &at, &node, &mac, &boot, &kind, &msg, &dur, &size, &detail); err != nil {
 		return st, err
 	}
