@@ -48,6 +48,8 @@ type serveCmd struct {
 	Netns          string   `help:"Open the boot listeners in this network namespace." env:"DSAS_NETNS" placeholder:"NAME"`
 	Discovery      bool     `help:"Boot MACs that belong to no node into the inventory role." env:"DSAS_DISCOVERY"`
 	NoDHCP         bool     `help:"Give no addresses: an existing DHCP server does, and its next-server and boot file point here." name:"no-dhcp" env:"DSAS_NO_DHCP"`
+	ProxyDHCP      bool     `help:"Give no addresses: an existing DHCP server does and need know nothing of dsas, which names the boot files beside it (proxyDHCP)." name:"proxy-dhcp" env:"DSAS_PROXY_DHCP"`
+	AllowOtherDHCP bool     `help:"Start although another DHCP server answers on an interface." name:"allow-other-dhcp" env:"DSAS_ALLOW_OTHER_DHCP"`
 	AuthorizedKeys string   `help:"SSH public keys that may log in as root on every node." env:"DSAS_AUTHORIZED_KEYS" placeholder:"FILE"`
 	ResetPassword  bool     `help:"Forget the operators' password, log everybody out, and print a new set-up link."`
 	LogLevel       string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"DSAS_LOG_LEVEL"`
@@ -61,6 +63,7 @@ page. SIGTERM or Ctrl-C ends it, a second one at once; a changed configuration
 is taken at the next start.
 
   dsas serve --interface eth1
+  dsas serve --interface eth1 --proxy-dhcp    # another server gives the addresses
 
 A lost password: stop the server, start it once like this, and open the link
 that it prints:
@@ -83,6 +86,8 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	override(&cfg.AuthorizedKeys, c.AuthorizedKeys)
 	cfg.Discovery = cfg.Discovery || c.Discovery
 	cfg.NoDHCP = cfg.NoDHCP || c.NoDHCP
+	cfg.ProxyDHCP = cfg.ProxyDHCP || c.ProxyDHCP
+	cfg.AllowOtherDHCP = cfg.AllowOtherDHCP || c.AllowOtherDHCP
 	if c.Pool != "" {
 		if len(cfg.Subnets) > 1 {
 			return usageError{err: fmt.Errorf("--pool with %d subnets configured: name the pools in the configuration: %w", len(cfg.Subnets), dsas.ErrInvalid)}

@@ -41,6 +41,11 @@ type config struct {
 	MenuTimeout time.Duration `yaml:"menuTimeout"` // 10s
 	// NoDHCP: an existing DHCP server gives the addresses and points here.
 	NoDHCP bool `yaml:"noDHCP"`
+	// ProxyDHCP: an existing DHCP server gives the addresses and knows nothing
+	// of us; we answer boot firmware beside it.
+	ProxyDHCP bool `yaml:"proxyDHCP"`
+	// AllowOtherDHCP: start although another DHCP server answers there.
+	AllowOtherDHCP bool `yaml:"allowOtherDHCP"`
 	// NoRouterAdvertisement: do not tell iPXE that there is no IPv6 router.
 	NoRouterAdvertisement bool `yaml:"noRouterAdvertisement"`
 	// AuthorizedKeys is a file of SSH public keys that may log in as root on
@@ -134,8 +139,14 @@ func (c *config) setDefaults() {
 	}
 }
 
+// otherDHCP tells whether another server gives the addresses.
+func (c *config) otherDHCP() bool { return c.NoDHCP || c.ProxyDHCP }
+
 // check refuses figures that no part could work with.
 func (c *config) check() error {
+	if c.NoDHCP && c.ProxyDHCP {
+		return fmt.Errorf("noDHCP and proxyDHCP exclude each other: with noDHCP the existing DHCP server names the boot files, with proxyDHCP we do: %w", dsas.ErrInvalid)
+	}
 	if c.HTTPPort < 1 || c.HTTPPort > 65535 {
 		return fmt.Errorf("httpPort %d: use a port from 1 to 65535: %w", c.HTTPPort, dsas.ErrInvalid)
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"dsas"
@@ -54,8 +55,10 @@ type daemon struct {
 // bootSockets are opened in the boot namespace before anything is dropped.
 type bootSockets struct {
 	dhcp, tftp []net.PacketConn
+	ears       []*dhcp.Ear // for other DHCP servers
 	ra         []*ra.Conn
 	http       []net.Listener
+	netlink    *netlink.Handle // of the boot network; nil where dsas gives the addresses
 }
 
 // serveOptions are what one start of the server is asked for.
@@ -141,7 +144,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	d.boot = httpboot.New(httpboot.Config{
 		Store: d.store, Blobs: d.blobs, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
-		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.NoDHCP, Heartbeat: d.cfg.Heartbeat,
+		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.otherDHCP(), Neighbour: d.socks.neighbour, Heartbeat: d.cfg.Heartbeat,
 		Role: d.role, MenuTimeout: d.cfg.MenuTimeout,
 	})
 	d.power = power.New(d.store.BMCPassword, d.log.With("part", "power"))
@@ -161,6 +164,11 @@ func (d *daemon) listenBoot() (err error) {
 	if d.subnets, err = d.cfg.subnets(); err != nil {
 		return err
 	}
+	if d.cfg.otherDHCP() {
+		if d.socks.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+	}
 	for _, name := range d.cfg.Interfaces {
 		if !d.cfg.NoDHCP {
 			c, err := dhcp.Listen(name)
@@ -168,6 +176,20 @@ func (d *daemon) listenBoot() (err error) {
 				return err
 			}
 			d.socks.dhcp = append(d.socks.dhcp, c)
+		}
+		if d.cfg.ProxyDHCP {
+			c, err := dhcp.ListenBoot(name)
+			if err != nil {
+				return err
+			}
+			d.socks.dhcp = append(d.socks.dhcp, c)
+		}
+		if !d.cfg.otherDHCP() {
+			e, err := dhcp.OpenEar(name)
+			if err != nil {
+				return err
+			}
+			d.socks.ears = append(d.socks.ears, e)
 		}
 		t, err := tftp.Listen(name)
 		if err != nil {
@@ -198,9 +220,14 @@ func (d *daemon) listenBoot() (err error) {
 
 // components wires the parts that run.
 func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
+	watch := &dhcp.Watch{Log: d.log.With("part", "dhcp"), Ears: d.socks.ears, Allow: d.cfg.AllowOtherDHCP, Event: dhcpStore{d.store}.Event}
+	for _, s := range d.subnets {
+		watch.Own = append(watch.Own, s.Server)
+	}
 	dhcpd, err := dhcp.New(dhcp.Config{
 		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.store}, Images: d.blobs, Subnets: d.subnets,
 		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery,
+		Proxy: d.cfg.ProxyDHCP, Probing: watch.Probing,
 	})
 	if err != nil {
 		return nil, err
@@ -225,6 +252,9 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	}
 	if !d.cfg.NoDHCP {
 		list = append(list, server.Named{Name: "dhcp", Component: dhcpd})
+	}
+	if len(watch.Ears) > 0 {
+		list = append(list, server.Named{Name: "other DHCP servers", Component: watch})
 	}
 	for _, l := range d.socks.http {
 		list = append(list, server.Named{Name: "boot HTTP", Component: server.Func(func(ctx context.Context) error { return d.boot.Run(ctx, l) })})

@@ -63,6 +63,9 @@ func (c *config) subnets() ([]dsas.Subnet, error) {
 		if sc.Pool == "" {
 			sc.Pool = c.DefaultPool
 		}
+		if c.ProxyDHCP { // no address is ours to give
+			sc.Pool, sc.Exclude = "none", nil
+		}
 		s, err := sc.subnet(addrs)
 		if err != nil {
 			return nil, err
@@ -74,7 +77,7 @@ func (c *config) subnets() ([]dsas.Subnet, error) {
 		}
 		out = append(out, s)
 	}
-	if c.Discovery && !c.NoDHCP && !slices.ContainsFunc(out, func(s dsas.Subnet) bool { return s.Pool.First.IsValid() }) {
+	if c.Discovery && !c.otherDHCP() && !slices.ContainsFunc(out, func(s dsas.Subnet) bool { return s.Pool.First.IsValid() }) {
 		return nil, fmt.Errorf("discovery: no subnet has a pool, so a box that is not known would get no address; give one with --pool: %w", dsas.ErrInvalid)
 	}
 	return out, nil

@@ -52,6 +52,9 @@ func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4) (*repl
 	case !errors.Is(err, dsas.ErrNotFound):
 		return nil, fmt.Errorf("look up %s: %w", mac, err)
 	}
+	if c.node == nil && s.probing() {
+		return nil, nil // it asks again; by then it is known whose it is
+	}
 	if c.subnet, ok = s.subnetFor(l, &c); !ok {
 		return nil, fmt.Errorf("no subnet for relay %s", req.GatewayIPAddr)
 	}
@@ -155,6 +158,9 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 		// take away what another server gave (RFC 2131 section 4.3.2).
 		s.unknown(ctx, c, netip.Addr{})
 		return nil, nil
+	}
+	if s.probing() && want != c.address {
+		return nil, nil // no NAK before it is known who else may have given it
 	}
 	if !c.subnet.Prefix.Contains(want) {
 		return c.nak(fmt.Sprintf("%s is not an address of %s", want, c.subnet.Prefix)), nil

@@ -28,6 +28,7 @@ const receiveBuffer = 4 << 20
 type Conn struct {
 	*net.UDPConn
 	raw   *packet.Conn
+	port  int // 67 or 4011
 	iface net.Interface
 	addrs []netip.Prefix
 }
@@ -35,12 +36,14 @@ type Conn struct {
 // Listen opens a Conn on the named interface, port 67. It must be called in the
 // interface's network namespace (on a thread locked to it, where that is not the
 // process's own); the Conn may then be used from anywhere.
-func Listen(name string) (*Conn, error) {
+func Listen(name string) (*Conn, error) { return listen(name, ServerPort) }
+
+func listen(name string, port int) (*Conn, error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("listen for DHCP on %s: %w", name, err)
 	}
-	c := &Conn{iface: *ifi}
+	c := &Conn{iface: *ifi, port: port}
 	addrs, err := ifi.Addrs()
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", name, err)
@@ -51,9 +54,9 @@ func Listen(name string) (*Conn, error) {
 		}
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error { return control(rc, name) }}
-	pc, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", ServerPort))
+	pc, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", port))
 	if err != nil {
-		return nil, fmt.Errorf("listen for DHCP on %s (another DHCP server on this machine?): %w", name, err)
+		return nil, fmt.Errorf("listen for DHCP on %s, port %d (another DHCP server on this machine?): %w", name, port, err)
 	}
 	c.UDPConn = pc.(*net.UDPConn)
 	// Protocol 0: the packet socket sends only.

@@ -54,7 +54,14 @@ type Config struct {
 	Listeners []net.PacketConn
 	HTTPPort  int  // of the boot listener; 0: 8080
 	Discovery bool // unknown MACs boot the inventory role
-	Now       func() time.Time
+	// Proxy: another server gives the addresses, and we answer as a proxyDHCP
+	// server (proxy.go). Listeners are then those of ListenBoot too.
+	Proxy bool
+	// Probing tells whether it is still being found out if the segment has
+	// another DHCP server (Watch.Probing): until then nodes alone are answered
+	// and nobody is refused an address. nil: no.
+	Probing func() bool
+	Now     func() time.Time
 }
 
 // Figures. The lease default is for a subnet that names none.
@@ -240,7 +247,12 @@ func (s *Server) packet(ctx context.Context, l *link, p received) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	rep, err := s.answer(ctx, l, req)
+	var rep *reply
+	if s.Proxy {
+		rep, err = s.proxy(ctx, l, req, p.from)
+	} else {
+		rep, err = s.answer(ctx, l, req)
+	}
 	if err != nil {
 		if s.seen.first("answer "+req.ClientHWAddr.String(), s.Now(), 10*time.Second) {
 			s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr.String(), "type", req.MessageType(), "interface", l.name, "err", err)
@@ -263,6 +275,9 @@ func (l *link) send(r *reply) error {
 	b := r.msg.ToBytes()
 	if r.hw != nil && l.raw != nil {
 		return l.raw.SendFrame(r.hw, netip.AddrPortFrom(r.from, ServerPort), r.to, b)
+	}
+	if l.raw != nil && l.raw.port == BootPort {
+		return l.raw.sendFrom(r.from, r.to, b)
 	}
 	to := r.to
 	if r.hw != nil { // no packet socket: everyone hears it

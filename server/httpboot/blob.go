@@ -78,9 +78,19 @@ func (s *Server) bootFileSent(r *http.Request, d dsas.Digest, size int64, took t
 	if err != nil {
 		return
 	}
-	b, err := s.Store.BootAt(context.WithoutCancel(r.Context()), from)
-	if err != nil || !b.FirstEvent.IsZero() || s.Now().Sub(b.Created) > tokenLife {
-		return
+	ctx := context.WithoutCancel(r.Context())
+	begins := func(b dsas.Boot, err error) bool {
+		return err == nil && b.FirstEvent.IsZero() && s.Now().Sub(b.Created) <= tokenLife
+	}
+	b, err := s.Store.BootAt(ctx, from)
+	if !begins(b, err) {
+		id, ok := s.guests.boot(from)
+		if !ok {
+			return
+		}
+		if b, err = s.Store.Boot(ctx, id); !begins(b, err) {
+			return
+		}
 	}
 	s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: kind, Bytes: size, Duration: took})
 }

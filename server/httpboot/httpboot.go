@@ -80,6 +80,10 @@ type Config struct {
 	// OtherDHCP: another DHCP server gives the addresses, so a box need not
 	// have the one that is reserved for it before its own kernel runs.
 	OtherDHCP bool
+	// Neighbour gives the MAC that an address of a segment of ours is at, as
+	// ARP found it; false where that is not known. It says who asks when the
+	// addresses are another server's. nil: never known.
+	Neighbour func(netip.Addr) (dsas.MAC, bool)
 	// Role gives a role's definition: what may be offered in a loader's menu
 	// hangs on it. nil: there are no menus.
 	Role func(name string) (dsas.Role, error)
@@ -101,6 +105,7 @@ type Server struct {
 	nonces nonces
 	said   limiter // what unproven senders make us record
 	begun  budget  // boots begun, by MAC
+	guests guests  // with OtherDHCP: loaders that have another address than their node
 }
 
 // New checks nothing but fills in defaults.

@@ -110,8 +110,12 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 		return plan, params, fmt.Errorf("begin boot of %s: %w", mac, err)
 	}
 	s.picked(ctx, plan, b, from)
-	s.event(ctx, dsas.Event{Node: b.Node, MAC: mac, Boot: id, Kind: dsas.KindScript,
-		Message: fmt.Sprintf("%s: role %s, image %s", plan.Loader, b.Role, b.Image.Short())})
+	msg := fmt.Sprintf("%s: role %s, image %s", plan.Loader, b.Role, b.Image.Short())
+	if from != b.Address {
+		s.guests.add(from, id, s.Now())
+		msg += fmt.Sprintf("; it has %s of another DHCP server, and %s from its kernel on", from, b.Address)
+	}
+	s.event(ctx, dsas.Event{Node: b.Node, MAC: mac, Boot: id, Kind: dsas.KindScript, Message: msg})
 	params.Boot, params.Token, params.Address = id, token, addr
 	return plan, params, nil
 }
@@ -128,21 +132,31 @@ func refuse(p boot.Plan, why string) boot.Plan {
 func (s *Server) addressOf(ctx context.Context, req boot.Request, from netip.Addr) (addr netip.Prefix, why string, err error) {
 	if req.Node != nil {
 		addr = req.Node.Address
-		if from == addr.Addr() || s.OtherDHCP && addr.IsValid() {
+		if s.OtherDHCP && addr.IsValid() {
+			if why := s.notAt(from, req.Node.HasMAC); why != "" {
+				s.refusedScript(ctx, req, why)
+				return addr, why, nil
+			}
+			if _, ok := s.subnetOf(addr.Addr()); !ok {
+				return addr, fmt.Sprintf("Node %s has address %s, which is of no subnet that is served.", req.Node.Name, addr), nil
+			}
 			return addr, "", nil
 		}
-		if s.said.allow("script "+req.MAC.String(), s.Now(), time.Minute) {
-			// Without a boot: the server says it of the node.
-			s.event(ctx, dsas.Event{Node: req.Node.Name, MAC: req.MAC, Kind: dsas.KindWarning,
-				Message: fmt.Sprintf("boot script refused: asked for from %s, and the node has %s", from, addr.Addr())})
+		if from == addr.Addr() {
+			return addr, "", nil
 		}
+		s.refusedScript(ctx, req, fmt.Sprintf("asked for from %s, and the node has %s", from, addr.Addr()))
 		return addr, fmt.Sprintf("Node %s has address %s, and %s asks; a DHCP server other than dsas must give it the same.", req.Node.Name, addr.Addr(), from), nil
 	}
 	sub, ok := s.subnetOf(from)
 	if !ok {
 		return addr, fmt.Sprintf("%s is of no subnet that is served.", from), nil
 	}
-	if !s.OtherDHCP {
+	if s.OtherDHCP {
+		if why := s.notAt(from, func(m dsas.MAC) bool { return m == req.MAC }); why != "" {
+			return addr, why, nil
+		}
+	} else {
 		l, err := s.Store.Lease(ctx, from, s.Now())
 		if err != nil && !errors.Is(err, dsas.ErrNotFound) {
 			return addr, "", err
@@ -152,6 +166,14 @@ func (s *Server) addressOf(ctx context.Context, req boot.Request, from netip.Add
 		}
 	}
 	return netip.PrefixFrom(from, sub.Prefix.Bits()), "", nil
+}
+
+// refusedScript records, once a minute, that a node's script was refused.
+func (s *Server) refusedScript(ctx context.Context, req boot.Request, why string) {
+	if s.said.allow("script "+req.MAC.String(), s.Now(), time.Minute) {
+		// Without a boot: the server says it of the node.
+		s.event(ctx, dsas.Event{Node: req.Node.Name, MAC: req.MAC, Kind: dsas.KindWarning, Message: "boot script refused: " + why})
+	}
 }
 
 // Request gathers what the decision depends on; pick as for Begin.
