@@ -57,7 +57,10 @@ type rack struct {
 
 // newRack builds the images (those that are built already are only checked),
 // the network and the server.
-func newRack(t *testing.T) *rack {
+func newRack(t *testing.T) *rack { return newRackWith(t, "", "web", "lb", "db") }
+
+// newRackWith adds lines to the server's configuration, and builds these roles.
+func newRackWith(t *testing.T, config string, roles ...string) *rack {
 	t.Helper()
 	if os.Getenv("DSAS_E2E") == "" {
 		t.Skip("set DSAS_E2E=1 (make e2e) to boot nodes")
@@ -84,8 +87,8 @@ func newRack(t *testing.T) *rack {
 			t.Errorf("lab down: %v", err)
 		}
 	})
-	r.writeConfig()
-	r.buildImages("web", "lb", "db")
+	r.writeConfig(config)
+	r.buildImages(roles...)
 	t.Cleanup(r.stopServer)
 	r.startServer()
 	return r
@@ -105,7 +108,7 @@ func (r *rack) fresh() {
 	}
 }
 
-func (r *rack) writeConfig() {
+func (r *rack) writeConfig(more string) {
 	r.t.Helper()
 	keys := filepath.Join(r.state, "operator")
 	pub := makeKey(r.t, keys)
@@ -130,7 +133,7 @@ bond:
   options: mode=active-backup arp_interval=500 arp_ip_target=%s
 variables:
   LVSADDRESS: %s
-`, hash, r.state, r.sock, filepath.Join(r.state, "roles"), r.lab.Namespace(), r.lab.Core(), keys+".pub", r.lab.Address().Addr(), r.lab.Address().Addr())
+%s`, hash, r.state, r.sock, filepath.Join(r.state, "roles"), r.lab.Namespace(), r.lab.Core(), keys+".pub", r.lab.Address().Addr(), r.lab.Address().Addr(), more)
 	if err := os.WriteFile(r.conf, []byte(text), 0o644); err != nil {
 		r.t.Fatal(err)
 	}
