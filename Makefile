@@ -39,7 +39,7 @@ $(BIN): $(GOSRC)
 $(INIT): $(GOSRC)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o $@ ./cmd/dsas-init
 
-$(BB): imagebuild/bb/go.mod imagebuild/bb/commands.txt
+$(BB): imagebuild/bb/go.mod imagebuild/bb/commands.txt imagebuild/bb/build.sh
 	./imagebuild/bb/build.sh $@
 
 # install NAMES: only what is missing, only as root

@@ -17,6 +17,8 @@ esac
 mkdir -p "$(dirname "$out")"
 cd "$(dirname "$0")"
 # Renamed when whole: an interrupted build leaves no half program for make.
-CGO_ENABLED=0 go run github.com/u-root/gobusybox/src/cmd/makebb -o "$out.new" \
+# goshsmall: the shell reads plain lines. The other one first asks the terminal
+# where its cursor is, and waits for ever on a serial line that does not answer.
+CGO_ENABLED=0 go run github.com/u-root/gobusybox/src/cmd/makebb -go-build-tags goshsmall -o "$out.new" \
 	$(sed 's|^|github.com/u-root/u-root/cmds/core/|' commands.txt)
 mv "$out.new" "$out"
