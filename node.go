@@ -97,6 +97,7 @@ type Unknown struct {
 	VendorClass string     `json:"vendorClass,omitempty"` // option 60
 	GUID        string     `json:"guid,omitempty"`        // option 97
 	Address     netip.Addr `json:"address,omitzero"`      // leased from the pool, if any
+	Hardware    string     `json:"hardware,omitempty"`    // what the inventory role found, with the MACs of all ports
 	First       time.Time  `json:"first"`
 	Last        time.Time  `json:"last"`
 	Count       int        `json:"count"`

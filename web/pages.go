@@ -152,8 +152,10 @@ func boxes(unknown []dsas.Unknown) []box {
 			b.Last = u.Last
 		}
 		b.Arch = cmp.Or(b.Arch, clean(u.Arch))
-		if v := clean(u.VendorClass); v != "" && !slices.Contains(b.About, v) {
-			b.About = append(b.About, v)
+		for _, v := range []string{clean(u.Hardware), clean(u.VendorClass)} {
+			if v != "" && !slices.Contains(b.About, v) {
+				b.About = append(b.About, v)
+			}
 		}
 	}
 	for _, b := range out {

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"dsas"
 )
@@ -38,6 +40,7 @@ func inventory(path string) (e dsas.Event, ok bool) {
 		Vendor, Product, CPU string
 		Threads              int
 		Memory               int64
+		NICs                 []port
 	}
 	if len(b) > maxInventory {
 		return warn(fmt.Errorf("more than %d bytes, which the server does not take", maxInventory))
@@ -46,5 +49,27 @@ func inventory(path string) (e dsas.Event, ok bool) {
 		return warn(err)
 	}
 	return dsas.Event{Kind: dsas.KindInventory, Detail: string(b),
-		Message: fmt.Sprintf("%s %s: %s, %d threads, %d MiB", box.Vendor, box.Product, box.CPU, box.Threads, box.Memory>>20)}, true
+		Message: fmt.Sprintf("%s %s: %s, %d threads, %d MiB, ports %s", box.Vendor, box.Product, box.CPU, box.Threads, box.Memory>>20, macs(box.NICs))}, true
+}
+
+// port is a link as iproute2 lists it.
+type port struct {
+	Name    string `json:"ifname"`
+	Type    string `json:"link_type"`
+	Address string
+	// Permanent is there where the link goes by another address, as a bond's
+	// ports do.
+	Permanent string `json:"permaddr"`
+}
+
+// macs lists the Ethernet ports' own addresses: what the box is added by. The
+// firmware asks from one port alone, so the others are not known otherwise.
+func macs(links []port) string {
+	var list []string
+	for _, l := range links {
+		if l.Type == "ether" && strings.HasPrefix(l.Name, "eth") && !strings.Contains(l.Name, ".") {
+			list = append(list, cmp.Or(l.Permanent, l.Address))
+		}
+	}
+	return strings.Join(list, " ")
 }

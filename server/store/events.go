@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -64,7 +65,7 @@ func (s *Store) AddEvent(ctx context.Context, e dsas.Event) (dsas.Event, error) 
 		if e.ID, err = res.LastInsertId(); err != nil {
 			return err
 		}
-		return s.applyEvent(ctx, tx, e)
+		return errors.Join(s.applyEvent(ctx, tx, e), noteHardware(ctx, tx, e))
 	}
 	if err := s.writeThen(ctx, s.db, add, func() { s.notify(e) }); err != nil {
 		return dsas.Event{}, fmt.Errorf("add event: %w", err)

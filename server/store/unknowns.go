@@ -52,7 +52,7 @@ func (s *Store) RecordUnknown(ctx context.Context, u dsas.Unknown) (first bool, 
 
 // Unknowns lists the recorded MACs, the most recent first.
 func (s *Store) Unknowns(ctx context.Context) ([]dsas.Unknown, error) {
-	list, err := collect(ctx, s.read, scanUnknown, `SELECT mac, arch, vendor_class, guid, address, first, last, count FROM unknowns ORDER BY last DESC, mac`)
+	list, err := collect(ctx, s.read, scanUnknown, `SELECT mac, arch, vendor_class, guid, address, hardware, first, last, count FROM unknowns ORDER BY last DESC, mac`)
 	if err != nil {
 		return nil, fmt.Errorf("list unknown MACs: %w", err)
 	}
@@ -63,12 +63,21 @@ func scanUnknown(scan func(...any) error) (u dsas.Unknown, err error) {
 	var mac string
 	var address []byte
 	var first, last int64
-	if err := scan(&mac, &u.Arch, &u.VendorClass, &u.GUID, &address, &first, &last, &u.Count); err != nil {
+	if err := scan(&mac, &u.Arch, &u.VendorClass, &u.GUID, &address, &u.Hardware, &first, &last, &u.Count); err != nil {
 		return u, err
 	}
 	u.Address, u.First, u.Last = fromAddrKey(address), fromNanos(first), fromNanos(last)
 	u.MAC, err = fromMACText(mac)
 	return u, err
+}
+
+// noteHardware keeps what the inventory of a box that is no node found.
+func noteHardware(ctx context.Context, tx *sql.Tx, e dsas.Event) error {
+	if e.Kind != dsas.KindInventory || e.Node != "" {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, `UPDATE unknowns SET hardware = ? WHERE mac = ?`, head(e.Message, 4*maxWord), macText(e.MAC))
+	return err
 }
 
 // DeleteUnknown forgets a recorded MAC.
