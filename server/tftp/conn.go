@@ -12,45 +12,109 @@ import (
 // Port is TFTP's (RFC 1350).
 const Port = 69
 
-// Conn is a UDP socket bound to one interface.
+// Conn is a UDP socket bound to one interface, for IPv4 and, where the machine
+// has it, IPv6.
 type Conn struct {
 	*net.UDPConn
-	blksize int
+	device string
 }
 
 // Listen opens port 69 on the named interface and no other. It must be called
 // in the interface's network namespace.
 func Listen(name string) (*Conn, error) {
-	ifi, err := net.InterfaceByName(name)
-	if err != nil {
+	if _, err := net.InterfaceByName(name); err != nil {
 		return nil, fmt.Errorf("listen for TFTP on %s: %w", name, err)
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
 		var err error
 		if e := rc.Control(func(fd uintptr) {
 			if err = unix.BindToDevice(int(fd), name); err == nil {
-				err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+				err = noteDestination(int(fd))
 			}
 		}); e != nil {
 			return e
 		}
 		return err
 	}}
-	pc, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", Port))
+	pc, err := lc.ListenPacket(context.Background(), "udp", fmt.Sprintf(":%d", Port))
 	if err != nil {
 		return nil, fmt.Errorf("listen for TFTP on %s (another TFTP server on this machine?): %w", name, err)
 	}
-	return &Conn{UDPConn: pc.(*net.UDPConn), blksize: ifi.MTU - headers}, nil
+	return &Conn{UDPConn: pc.(*net.UDPConn), device: name}, nil
 }
 
-// headers of IPv4 (20), UDP (8) and TFTP (4): a block and these fit the MTU,
-// since boot ROMs do not put fragments together.
-const headers = 32
+// What is in a packet beside the block: IPv4 (20) or IPv6 (40), UDP (8), TFTP
+// (4). A block is never larger than what fits the MTU with them, since boot
+// ROMs do not put fragments together.
+const (
+	heads4 = 32
+	heads6 = 52
+)
 
-// blockLimit gives the largest blksize that c's interface carries whole.
-func blockLimit(c net.PacketConn) int {
-	if c, ok := c.(*Conn); ok {
-		return min(max(c.blksize, 513), 8192) // the library takes only more than 512
+// listener is where requests come in, as the loop has it.
+type listener struct {
+	fd      int
+	device  string // "": any interface
+	address string
+	index   int // the interface's; 0: it is not there
+	mtu     int
+}
+
+// newListener takes over c's socket.
+func newListener(c net.PacketConn) (*listener, error) {
+	defer c.Close()
+	l := &listener{address: c.LocalAddr().String(), mtu: 1500}
+	if b, ok := c.(*Conn); ok {
+		l.device = b.device
 	}
-	return 1500 - headers
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("TFTP on %s: %T is no socket", l.address, c)
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("TFTP on %s: %w", l.address, err)
+	}
+	e := rc.Control(func(fd uintptr) {
+		if l.fd, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			return
+		}
+		err = noteDestination(l.fd)
+		// A rack that powers on asks within a millisecond or two; beyond the
+		// default a process needs CAP_NET_ADMIN.
+		if unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvbuf) != nil {
+			unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, rcvbuf) //nolint:errcheck // then it is smaller
+		}
+	})
+	if err == nil {
+		err = e
+	}
+	if err != nil {
+		return nil, fmt.Errorf("TFTP on %s: %w", l.address, err)
+	}
+	if l.device != "" {
+		l.index, l.mtu = linkOf(l.fd, l.device)
+	}
+	return l, nil
+}
+
+// noteDestination has the kernel say to which address a request went: its
+// answer has to come from there.
+func noteDestination(fd int) error {
+	family, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil || family == unix.AF_INET {
+		return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+	}
+	unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1) //nolint:errcheck // a socket for IPv6 alone has none
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+}
+
+const rcvbuf = 4 << 20
+
+// limit gives the largest block for a client of a's family.
+func (l *listener) limit(is4 bool) int {
+	if is4 {
+		return l.mtu - heads4
+	}
+	return l.mtu - heads6
 }

@@ -67,34 +67,3 @@ func (*byteContent) Close() error { return nil }
 // Opener finds a file that is neither a loader of Dir nor PXELINUX's
 // configuration; an error that is dsas.ErrNotFound where there is none.
 type Opener func(ctx context.Context, r Request) (Content, error)
-
-// Outcome is how a request or a transfer ended.
-type Outcome string
-
-// The outcomes.
-const (
-	Sent     Outcome = "sent"      // whole, and acknowledged
-	Probed   Outcome = "probed"    // the client wanted the size alone (UEFI does)
-	Aborted  Outcome = "aborted"   // the client broke off
-	TimedOut Outcome = "timeout"   // the client went away
-	NotFound Outcome = "not-found" // no such file
-	Refused  Outcome = "refused"   // a write, netascii, nonsense
-	Failed   Outcome = "failed"    // the server could not give it
-)
-
-// FileOutcome labels a count: File is a loader's name, "pxelinux.cfg" or
-// "other".
-type FileOutcome struct {
-	File    string
-	Outcome Outcome
-}
-
-// Stats counts since the start.
-type Stats struct {
-	Transfers   map[FileOutcome]uint64 // ended, refused ones too
-	Bytes       uint64                 // of file content sent, repeated ones too
-	Retransmits uint64                 // blocks and OACKs sent again
-	Dropped     uint64                 // requests beyond a limit
-	Stray       uint64                 // packets from a wrong address or port
-	Active      int                    // transfers now
-}
