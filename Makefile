@@ -1,5 +1,7 @@
 # make run    builds all there is and shows a virtual rack of three nodes boot
 # make test   installs what is missing and runs every test
+# make install, make uninstall   below PREFIX (/usr/local), with DESTDIR before it
+# make deb    a Debian package in build/
 # make bench  measures, prints a table and writes build/bench.json
 # make bench-net  measures the boot protocols beside other servers; build/bench-net.json
 SHELL := /bin/bash
@@ -13,6 +15,8 @@ INIT   := $(BUILD)/dsas-init
 BB     := $(BUILD)/bb
 GOSRC  := $(shell git ls-files -co --exclude-standard '*.go' 'roles/*' 'web/*' go.mod go.sum 2>/dev/null)
 
+# Of the .deb: a tag's own, else one that comes before 0.1.0, in the order of commits.
+DEBVERSION := $(shell git describe --exact-match --match 'v[0-9]*' 2>/dev/null | sed 's/^v//' | grep . || echo 0.1.0~git$$(TZ=UTC git log -1 --date=format-local:%Y%m%d%H%M%S --format=%cd.%h 2>/dev/null || echo 0))
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 
 # What building, running and testing take from Debian. The server itself needs
@@ -28,7 +32,7 @@ TEST_PACKAGES := chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atft
 # One step installs what the next one needs.
 .NOTPARALLEL:
 
-.PHONY: all build deps test-deps run test check unit e2e bench bench-net clean
+.PHONY: all build deps test-deps run test check unit e2e bench bench-net install uninstall deb clean
 all: build
 
 build: $(BIN) $(INIT) $(BB)
@@ -82,6 +86,18 @@ bench-net: deps build
 	$(call install,$(BENCH_PACKAGES))
 	@mkdir -p $(BUILD); $(GO) build -o $(BUILD)/benchnet ./lab/benchnet
 	DSAS_BENCHNET_JSON=$(CURDIR)/$(BUILD)/bench-net.json $(BUILD)/benchnet $(ARGS)
+
+# Below PREFIX (/usr/local), and DESTDIR in front of it for a package.
+install uninstall: export DESTDIR := $(DESTDIR)
+install uninstall: export PREFIX := $(or $(PREFIX),/usr/local)
+install: build
+	cmd/dsas/dist/install.sh install $(VERSION)
+
+uninstall:
+	cmd/dsas/dist/install.sh uninstall
+
+deb: build
+	cmd/dsas/dist/deb/build.sh $(DEBVERSION) $(BUILD)
 
 clean:
 	rm -rf $(BUILD) bin

@@ -82,21 +82,23 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	return out, nil
 }
 
-// nodeProgram finds a program that goes into the initramfs: installed below
-// /usr/lib/dsas, or as make built it beside a checkout's bin folder.
+// nodeProgram finds a program that goes into the initramfs: installed in
+// lib/dsas beside our own bin folder or below /usr, or as make built it beside
+// a checkout's bin folder.
 func nodeProgram(name string) (string, error) {
 	places := []string{"/usr/lib/dsas"}
 	if lib := os.Getenv("DSAS_LIB"); lib != "" {
 		places = []string{lib}
 	} else if exe, err := os.Executable(); err == nil {
-		places = append([]string{filepath.Join(filepath.Dir(exe), "..", "build")}, places...)
+		bin := filepath.Dir(exe)
+		places = append([]string{filepath.Join(bin, "..", "build"), filepath.Join(bin, "..", "lib", "dsas")}, places...)
 	}
 	for _, dir := range places {
 		if p := filepath.Join(dir, name); isProgram(p) {
 			return filepath.Abs(p)
 		}
 	}
-	return "", fmt.Errorf("%s, which goes into the initramfs, is in none of %v; build it with: make build: %w", name, places, dsas.ErrNotFound)
+	return "", fmt.Errorf("%s, which goes into the initramfs, is in none of %v; build it with: make build, install it with: make install: %w", name, places, dsas.ErrNotFound)
 }
 
 func isProgram(p string) bool {

@@ -51,7 +51,8 @@ type globals struct {
 const description = `Servers that boot from the network, each with the role it is given.
 
 Nodes are named singly (w101), by ranges (w[101-140,150]) or by lists (w101,w102).
-Exit status: 0 done, 1 an error, 2 wrong usage, 3 a node failed.`
+Exit status: 0 done, 1 an error, 2 wrong usage, 3 a node failed,
+78 the configuration of serve is wrong.`
 
 // run is the program: everything it reads and writes is passed in.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -118,6 +119,13 @@ func usagef(format string, args ...any) error {
 	return usageError{err: fmt.Errorf(format, args...)}
 }
 
+// configError: dsas serve cannot start before somebody changes its
+// configuration. Exit status 78, EX_CONFIG of sysexits.h, at which systemd does
+// not try again.
+type configError struct{ error }
+
+func (e configError) Unwrap() error { return e.error }
+
 // nodeError: the server did as it was told, but a node failed. Exit status 3.
 type nodeError struct{ msg string }
 
@@ -149,6 +157,9 @@ func report(err error, w io.Writer) int {
 			fmt.Fprintf(w, "Run %q for more.\n", usage.command+" --help")
 		}
 		return 2
+	}
+	if _, ok := errors.AsType[configError](err); ok {
+		return 78
 	}
 	if _, ok := errors.AsType[nodeError](err); ok {
 		return 3

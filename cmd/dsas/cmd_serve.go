@@ -45,6 +45,7 @@ type serveCmd struct {
 	Pool           string   `help:"Addresses for MACs that belong to no node, of the first subnet (default: its last 32; none: no pool)." env:"DSAS_POOL" placeholder:"10.0.3.200-10.0.3.250"`
 	Listen         string   `help:"Where operators reach pages and API (default 127.0.0.1:8443; anything else is TLS)." env:"DSAS_LISTEN" placeholder:"ADDR:PORT"`
 	Socket         string   `help:"The CLI's socket (default /run/dsas/dsas.sock)." env:"DSAS_SOCKET" placeholder:"PATH"`
+	SocketGroup    string   `help:"Let members of this group use the socket too." env:"DSAS_SOCKET_GROUP" placeholder:"GROUP"`
 	Netns          string   `help:"Open the boot listeners in this network namespace." env:"DSAS_NETNS" placeholder:"NAME"`
 	Discovery      bool     `help:"Boot MACs that belong to no node into the inventory role." env:"DSAS_DISCOVERY"`
 	NoDHCP         bool     `help:"Give no addresses: an existing DHCP server does, and its next-server and boot file point here." name:"no-dhcp" env:"DSAS_NO_DHCP"`
@@ -75,13 +76,14 @@ that it prints:
 func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	cfg, err := c.load()
 	if err != nil {
-		return err
+		return configError{err}
 	}
 	if len(c.Interface) > 0 {
 		cfg.Interfaces = c.Interface
 	}
 	override(&cfg.Listen, c.Listen)
 	override(&cfg.Socket, c.Socket)
+	override(&cfg.SocketGroup, c.SocketGroup)
 	override(&cfg.Netns, c.Netns)
 	override(&cfg.AuthorizedKeys, c.AuthorizedKeys)
 	cfg.Discovery = cfg.Discovery || c.Discovery
@@ -94,12 +96,25 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 		}
 		cfg.DefaultPool = c.Pool
 	}
+	if len(cfg.Interfaces) == 0 {
+		_, err := interfaceAddrs(nil)
+		return configError{err}
+	}
+	if err := cfg.check(); err != nil {
+		return configError{err}
+	}
 	log, err := newLog(a.stderr, c.LogLevel, c.LogJSON)
 	if err != nil {
 		return err
 	}
 	defer keepOnHangup(log)()
-	return serve(ctx, cfg, log, a.stdout, serveOptions{ResetPassword: c.ResetPassword})
+	ready := func() {
+		if err := notify("READY=1\nSTATUS=serving " + strings.Join(cfg.Interfaces, ", ")); err != nil {
+			log.Warn("ready", "err", err)
+		}
+	}
+	defer context.AfterFunc(ctx, func() { notify("STOPPING=1") })()
+	return serve(ctx, cfg, log, a.stdout, serveOptions{ResetPassword: c.ResetPassword, Ready: ready})
 }
 
 // keepOnHangup makes SIGHUP harmless, until it is stopped: it comes when a

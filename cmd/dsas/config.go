@@ -29,6 +29,8 @@ type config struct {
 	Interfaces []string       `yaml:"interfaces"` // boot listeners answer on these alone
 	Subnets    []subnetConfig `yaml:"subnets"`    // default: the interfaces' own (subnets.go)
 	HTTPPort   int            `yaml:"httpPort"`   // boot HTTP: 8080
+	// SocketGroup may use the socket too; empty: only root and the server's user.
+	SocketGroup string `yaml:"socketGroup"`
 	// Bond is the bond every node brings up: a name and the bonding driver's
 	// options (kernel Documentation/networking/bonding.rst).
 	Bond bondConfig `yaml:"bond"`

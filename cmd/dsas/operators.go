@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -35,6 +36,9 @@ import (
 // unless the operator binds it there.
 func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
 	keeper := auth.New(d.store, d.log.With("part", "auth"))
+	if d.cfg.SocketGroup != "" {
+		keeper.TrustSocket()
+	}
 	apiHandler := api.New(api.Deps{
 		Store: d.store, Power: d.power, Roles: d, Images: d.blobs, Tokens: d.store, Subnets: d.subnets,
 		Explain: d.explain, SSH: d.sshInfo, Status: d.status, Done: ctx.Done(), Who: auth.Who, Log: d.log.With("part", "api"),
@@ -56,7 +60,7 @@ func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.Handle("/", keeper.Require(pages))
 
-	sock, err := listenSocket(d.cfg.Socket)
+	sock, err := listenSocket(d.cfg.Socket, d.cfg.SocketGroup)
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +140,10 @@ func socketFree(path string) error {
 	return fmt.Errorf("a dsas serve answers on %s already; choose another with --socket: %w", path, dsas.ErrConflict)
 }
 
-// listenSocket opens the CLI's socket, for its owner alone. A socket that a
+// listenSocket opens the CLI's socket, for its owner and, where one is named,
+// for the members of group: connecting takes the right to write. A socket that a
 // killed server left behind is replaced; one that answers is not.
-func listenSocket(path string) (net.Listener, error) {
+func listenSocket(path, group string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
@@ -152,11 +157,30 @@ func listenSocket(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	if err := shareSocket(path, group); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("socket: %w", err)
 	}
 	return l, nil
+}
+
+func shareSocket(path, group string) error {
+	if group == "" {
+		return os.Chmod(path, 0o600)
+	}
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return fmt.Errorf("group %s: %w; make it with `groupadd --system %s`, or leave socketGroup out", group, err, group)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return fmt.Errorf("group %s: %w", group, err)
+	}
+	// The group first: until then the mode lets nobody else write.
+	if err := os.Chown(path, -1, gid); err != nil {
+		return fmt.Errorf("give it to group %s, of which the server's user must be a member: %w", group, err)
+	}
+	return os.Chmod(path, 0o660)
 }
 
 // listenOperators opens the TCP listener: plain HTTP on loopback, else TLS.

@@ -74,6 +74,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 		return err
 	}
 	d := &daemon{cfg: cfg, log: log, out: out, started: time.Now(), opt: opt}
+	if err := checkOwner(cfg.State); err != nil {
+		return err
+	}
 	unlock, err := lockState(cfg.State)
 	if err != nil {
 		return err
@@ -258,6 +261,11 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	}
 	for _, l := range d.socks.http {
 		list = append(list, server.Named{Name: "boot HTTP", Component: server.Func(func(ctx context.Context) error { return d.boot.Run(ctx, l) })})
+	}
+	if period := watchdogPeriod(); period > 0 {
+		list = append(list, server.Named{Name: "watchdog", Component: server.Func(func(ctx context.Context) error {
+			return watchdog(ctx, period, d.log, d.store.Alive)
+		})})
 	}
 	operators, err := d.operators(ctx)
 	if err != nil {

@@ -201,7 +201,7 @@ func defaultPool(p netip.Prefix) dsas.Range {
 // interfaceAddrs gives the IPv4 addresses of the named interfaces.
 func interfaceAddrs(names []string) ([]netip.Prefix, error) {
 	if len(names) == 0 {
-		return nil, fmt.Errorf("no interface to serve: give --interface eth1 (the one on the nodes' network): %w", dsas.ErrInvalid)
+		return nil, fmt.Errorf("no interface to serve: name the one on the nodes' network, with --interface eth1, or as interfaces: [eth1] in %s: %w", defaultConfigPath, dsas.ErrInvalid)
 	}
 	var out []netip.Prefix
 	for _, name := range names {

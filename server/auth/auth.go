@@ -56,6 +56,7 @@ type Auth struct {
 	log    *slog.Logger
 	now    func() time.Time
 	uid    uint32 // our own
+	socket bool   // whoever may connect to the unix socket may pass
 	limit  *limiter
 	hashes chan struct{} // held by whoever computes a password hash
 }
@@ -67,6 +68,11 @@ func New(store Store, log *slog.Logger) *Auth {
 		hashes: make(chan struct{}, 1), // argonMemory at a time is enough
 	}
 }
+
+// TrustSocket lets everybody pass who can connect to the unix socket: its
+// owner, group and mode then say who that is (unix(7)). Else only root and our
+// own user may. Call it before the first request.
+func (a *Auth) TrustSocket() { a.socket = true }
 
 // SetupLink makes the one-time link below baseURL by which the first password is
 // set: good for 24 hours, until used, or until the next link is made. It is ""

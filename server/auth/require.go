@@ -68,7 +68,7 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 }
 
 // Require lets a request pass to next that comes from root or our own user over
-// the unix socket, carries a valid token (Authorization: Bearer), or has the
+// the unix socket (from anybody over it, after TrustSocket), carries a valid token (Authorization: Bearer), or has the
 // cookie of a session; next finds the caller's name with Who. Any other gets
 // 401 and a JSON error below /api, and else is sent to /login. With a cookie, a
 // request that changes something must come from our own pages: 403 otherwise.
@@ -104,7 +104,7 @@ type refusal struct {
 func (e *refusal) Error() string { return e.why }
 
 func (a *Auth) identify(r *http.Request) (who string, err error) {
-	if p, ok := r.Context().Value(peerKey{}).(peer); ok && (p.uid == 0 || p.uid == a.uid) {
+	if p, ok := r.Context().Value(peerKey{}).(peer); ok && (p.uid == 0 || p.uid == a.uid || a.socket) {
 		return p.name + " via socket", nil
 	}
 	if h := r.Header.Get("Authorization"); h != "" {
