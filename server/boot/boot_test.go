@@ -177,6 +177,10 @@ func TestTexts(t *testing.T) {
 		{"boot.ipxe", StepScript, Request{Node: node(""), Boot: &withFirmware, Image: image}, 0},
 		{"wait.ipxe", StepScript, Request{Node: noRole, Boot: set}, 0},
 		{"discover.ipxe", StepScript, Request{Discovery: true, Boot: set, Image: image}, 0},
+		{"menu.ipxe", StepScript, Request{Node: node(""), Boot: set, Image: image, Menu: []string{"rescue", "inventory"}}, 0},
+		{"picked.ipxe", StepScript, Request{Node: node(""), Boot: set, Image: image, Menu: []string{"rescue"}, Pick: "rescue"}, 0},
+		{"menu.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: set, Image: image, Menu: []string{"rescue", "inventory"}}, 0},
+		{"picked.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: set, Image: image, Menu: []string{"rescue"}, Pick: "rescue"}, 1},
 		{"boot.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: &withFirmware, Image: image}, 0},
 		{"wait.pxelinux", StepTFTPConfig, Request{Node: noRole}, 3},
 	} {

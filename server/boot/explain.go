@@ -2,6 +2,7 @@ package boot
 
 import (
 	"fmt"
+	"strings"
 
 	"dsas"
 )
@@ -28,6 +29,8 @@ func Explain(r Request) []Explained {
 			gets = p.BootFile
 		case p.Boots():
 			gets = "kernel and initramfs for role " + p.Role
+		case p.Action == Menu:
+			gets = fmt.Sprintf("a menu of %s; %s after %s", strings.Join(p.Menu, ", "), p.Menu[0], p.MenuTimeout)
 		case p.Action == Script:
 			gets = "a text that shows the reason and asks again"
 		case p.Action == AddressOnly:
@@ -51,7 +54,10 @@ func Explain(r Request) []Explained {
 	add("TFTP", "RRQ "+p.BootFile, nbp)
 	if p.Loader == FileLPXELINUX {
 		r.Step = StepTFTPConfig
-		add("pxelinux.cfg", "RRQ "+TFTPPath(r.MAC, "pxelinux.cfg/01-"+r.MAC.Dashed()), Decide(r))
+		if p := add("pxelinux.cfg", "RRQ "+TFTPPath(r.MAC, "pxelinux.cfg/01-"+r.MAC.Dashed()), Decide(r)); p.Action == Menu {
+			r.Pick = p.Menu[0]
+			add("picked", "RRQ "+TFTPPath(r.MAC, configDir+ConfigName{Role: r.Pick}.String()), Decide(r))
+		}
 		return out
 	}
 	// What undionly.kpxe sends is a broadcast; snponly.efi does not.
@@ -60,6 +66,9 @@ func Explain(r Request) []Explained {
 		return out
 	}
 	r.Step = StepScript
-	add("script", "GET "+p.BootFile, Decide(r))
+	if s := add("script", "GET "+p.BootFile, Decide(r)); s.Action == Menu {
+		r.Pick = s.Menu[0]
+		add("picked", "GET "+p.BootFile+"?role="+r.Pick, Decide(r))
+	}
 	return out
 }

@@ -91,7 +91,7 @@ func (p *Plan) ipxeMenu() string {
 	line("set dsas-role %s", say(p.Menu[0]))
 	line("menu dsas: %s ||", say(p.who()))
 	for i, m := range p.Menu {
-		line("item --key %s %s %s  %s ||", menuKey(i), say(m), menuKey(i), say(p.menuText(i)))
+		line("item --key %s %s %s ||", menuKey(i), say(m), say(p.menuText(i)))
 	}
 	line("choose --default %s --timeout %d dsas-role || set dsas-role %s", say(p.Menu[0]), p.MenuTimeout.Milliseconds(), say(p.Menu[0]))
 	line("echo dsas: %s: role ${dsas-role}", p.MAC)
@@ -140,6 +140,8 @@ type ConfigName struct {
 	Wait    bool   // the configuration that waits, before the next attempt
 	Role    string // picked at the menu; "": none was
 }
+
+const configDir = "pxelinux.cfg/"
 
 // maxAttempt is as far as attempts are counted.
 const maxAttempt = 99
