@@ -23,8 +23,8 @@ func testMenu(t *testing.T, r *rack, byIPXE, byPXELINUX *box) {
 		menu string // on the screen when keys are awaited
 		keys string
 	}{
-		// iPXE's menu draws its items; 2 is the second one's key.
-		{byIPXE, `2  rescue \(for this boot only\)`, "2"},
+		// 2 is the key of the second item, as iPXE shows beside it.
+		{byIPXE, `rescue \(for this boot only\)`, "2"},
 		// PXELINUX's prompt wants the name, as the book has it.
 		{byPXELINUX, `(?s)rescue \(for this boot only\).*boot: `, "rescue\r"},
 	} {

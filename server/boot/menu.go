@@ -75,7 +75,7 @@ func menuKey(i int) string { return string("123456789abcdefghijk"[min(i, 19)]) }
 // menuText says of a role what stands beside it.
 func (p *Plan) menuText(i int) string {
 	if i == 0 {
-		return fmt.Sprintf("%s (assigned; boots by itself after %d s)", p.Menu[0], int(p.MenuTimeout.Seconds()))
+		return fmt.Sprintf("%s (assigned, boots by itself after %d s)", p.Menu[0], int(p.MenuTimeout.Seconds()))
 	}
 	return p.Menu[i] + " (for this boot only)"
 }
