@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"time"
 
@@ -55,6 +56,7 @@ func stage1(ctx context.Context, con *Console, log *slog.Logger) error {
 		return err
 	}
 	modules := loading()
+	go b.watch(ctx)
 	if err := b.network(ctx); err != nil {
 		return err
 	}
@@ -135,6 +137,15 @@ func (b *boot) loadModules(ctx context.Context) error {
 	// Disks behind USB and SCSI show up later than their controllers.
 	go b.mods.Hotplug(ctx, "/sys")
 	return nil
+}
+
+// watch arms the hardware watchdog, if there is one, until stage 2 takes it
+// over. Waiting for a server may take for ever in stage 1, so that what it
+// guards against is a kernel that hangs, not an init that makes no progress.
+func (b *boot) watch(ctx context.Context) {
+	if _, err := NewWatchdog(math.MaxInt64).Run(ctx, "/dev/watchdog", func(s string) { b.con.Say("%s", s) }); err != nil {
+		b.con.Say("%v", err)
+	}
 }
 
 // networkPatience: after it a node whose network does not come up boots anew

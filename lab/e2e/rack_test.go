@@ -57,7 +57,7 @@ type rack struct {
 
 // newRack builds the images (those that are built already are only checked),
 // the network and the server.
-func newRack(t *testing.T) *rack { return newRackWith(t, "", "web", "lb", "db", "rescue") }
+func newRack(t *testing.T) *rack { return newRackWith(t, "", "web", "lb", "db", "rescue", "inventory") }
 
 // newRackWith adds lines to the server's configuration, and builds these roles.
 func newRackWith(t *testing.T, config string, roles ...string) *rack {
