@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -54,6 +55,7 @@ type serveCmd struct {
 	AuthorizedKeys string   `help:"SSH public keys that may log in as root on every node." env:"DSAS_AUTHORIZED_KEYS" placeholder:"FILE"`
 	ResetPassword  bool     `help:"Forget the operators' password, log everybody out, and print a new set-up link."`
 	LogLevel       string   `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error" env:"DSAS_LOG_LEVEL"`
+	CPUProfile     string   `hidden:"" name:"cpu-profile" help:"Write a CPU profile here when the server ends." placeholder:"FILE"`
 	LogJSON        bool     `help:"Log as JSON lines." env:"DSAS_LOG_JSON"`
 }
 
@@ -114,6 +116,13 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 		}
 	}
 	defer context.AfterFunc(ctx, func() { notify("STOPPING=1") })()
+	if c.CPUProfile != "" {
+		stop, err := profileCPU(c.CPUProfile)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	return serve(ctx, cfg, log, a.stdout, serveOptions{ResetPassword: c.ResetPassword, Ready: ready})
 }
 
@@ -146,4 +155,20 @@ func newLog(w io.Writer, level string, asJSON bool) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, opt)), nil
 	}
 	return slog.New(slog.NewTextHandler(w, opt)), nil
+}
+
+// profileCPU writes a profile for `go tool pprof` from now until stop.
+func profileCPU(path string) (stop func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, fmt.Errorf("CPU profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("CPU profile: %w", err)
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}, nil
 }

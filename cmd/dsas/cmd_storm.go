@@ -36,11 +36,12 @@ type labStormCmd struct {
 	Quiet     bool          `help:"Show no progress." short:"q"`
 
 	// Of the server made for it.
-	Rate      string        `help:"Bits per second of the link, as 100mbit or 1gbit; 0: as fast as it goes." default:"1gbit"`
-	Sizes     string        `help:"MiB of the synthetic kernel, initramfs and image." default:"1,4,16" placeholder:"K,I,M"`
-	Heartbeat time.Duration `help:"Heartbeat of the nodes." default:"10s"`
-	Kill      int           `help:"SIGKILL the server so many times, at random moments, and start it again at once; nodes boot again and again meanwhile."`
-	State     string        `help:"Folder for the server's state and log, kept afterwards (default: one that is removed)." placeholder:"DIR"`
+	Rate       string        `help:"Bits per second of the link, as 100mbit or 1gbit; 0: as fast as it goes." default:"1gbit"`
+	Sizes      string        `help:"MiB of the synthetic kernel, initramfs and image." default:"1,4,16" placeholder:"K,I,M"`
+	Heartbeat  time.Duration `help:"Heartbeat of the nodes." default:"10s"`
+	Kill       int           `help:"SIGKILL the server so many times, at random moments, and start it again at once; nodes boot again and again meanwhile."`
+	State      string        `help:"Folder for the server's state and log, kept afterwards (default: one that is removed)." placeholder:"DIR"`
+	CPUProfile string        `help:"Write a CPU profile of the server here." name:"cpu-profile" placeholder:"FILE"`
 
 	// How the server made for it tells its nodes, which are another process.
 	NodesFile string `hidden:"" placeholder:"FILE"`

@@ -44,6 +44,7 @@ const (
 // stormHost is a server made for a storm, in a network made for it.
 type stormHost struct {
 	dir     string
+	profile string    // where the server writes its CPU profile; "" for none
 	ns      [2]string // the server's, the nodes'
 	spawn   [2]*lab.Spawner
 	exe     string
@@ -108,7 +109,7 @@ func parseSizes(s string) (sizes [3]int64, err error) {
 
 // host makes the network and the state of a server.
 func (c *labStormCmd) host(ctx context.Context, rate uint64, sizes [3]int64) (h *stormHost, err error) {
-	h = &stormHost{dir: c.State}
+	h = &stormHost{dir: c.State, profile: c.CPUProfile}
 	if h.exe, err = os.Executable(); err != nil {
 		return nil, err
 	}
@@ -224,6 +225,9 @@ func (h *stormHost) start(ctx context.Context) error {
 
 func (h *stormHost) launch() error {
 	cmd := exec.Command(h.exe, "serve", "--config", h.conf(), "--log-level", "warn")
+	if h.profile != "" {
+		cmd.Args = append(cmd.Args, "--cpu-profile", h.profile)
+	}
 	cmd.Stdout, cmd.Stderr = h.log, h.log
 	if err := h.spawn[0].Start(cmd); err != nil {
 		return fmt.Errorf("start the storm's server: %w", err)
