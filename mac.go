@@ -37,11 +37,18 @@ func ParseMAC(s string) (MAC, error) {
 	default:
 		return bad("not six pairs of hex digits")
 	}
-	digits := strings.NewReplacer(":", "", "-", "", ".", "").Replace(t)
+	digits := make([]byte, 0, 12)
+	for i := range len(t) {
+		switch t[i] {
+		case ':', '-', '.':
+		default:
+			digits = append(digits, t[i])
+		}
+	}
 	if len(digits) != 12 {
 		return bad("not six pairs of hex digits")
 	}
-	if _, err := hex.Decode(m[:], []byte(digits)); err != nil {
+	if _, err := hex.Decode(m[:], digits); err != nil {
 		return bad("not hexadecimal")
 	}
 	if m.IsZero() {

@@ -28,6 +28,7 @@ type renderer struct {
 	store   *store.Store
 	roles   *roles.Set
 	subnets []dsas.Subnet
+	fleet   fleetCache
 	*changeHub
 }
 
@@ -37,11 +38,16 @@ func (r *renderer) Render(ctx context.Context, node dsas.Node, role string) (htt
 	if err != nil {
 		return httpboot.Rendered{}, err
 	}
-	in, err := r.input(ctx, node, def.Role)
+	f, err := r.fleet.get(ctx, r.store)
 	if err != nil {
 		return httpboot.Rendered{}, err
 	}
-	out := httpboot.Rendered{Role: def.Role}
+	return r.renderFrom(f, node, def)
+}
+
+func (r *renderer) renderFrom(f *fleet, node dsas.Node, def roles.Definition) (out httpboot.Rendered, err error) {
+	in := r.input(f, node, def)
+	out.Role = def.Role
 	if out.Conf, err = roles.Conf(def, in); err != nil {
 		return httpboot.Rendered{}, err
 	}
@@ -61,21 +67,10 @@ func tagOf(conf string, files []dsas.File) string {
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
-// input gathers what templates may speak of.
-func (r *renderer) input(ctx context.Context, node dsas.Node, role dsas.Role) (roles.Input, error) {
-	nodes, err := r.store.Nodes(ctx)
-	if err != nil {
-		return roles.Input{}, err
-	}
-	statuses, err := r.store.Statuses(ctx)
-	if err != nil {
-		return roles.Input{}, err
-	}
-	sites, err := r.store.Sites(ctx)
-	if err != nil {
-		return roles.Input{}, err
-	}
-	in := roles.Input{Node: node, Role: role, Settings: roles.Settings{
+// input gathers what templates may speak of. It does not change f, and neither
+// do templates.
+func (r *renderer) input(f *fleet, node dsas.Node, def roles.Definition) roles.Input {
+	in := roles.Input{Node: node, Role: def.Role, Sites: f.visible(def), Nodes: f.peers[def.Role.Name], Settings: roles.Settings{
 		Bond: r.cfg.bondParameter(), Variables: r.cfg.Variables,
 	}}
 	for _, s := range r.subnets {
@@ -83,15 +78,7 @@ func (r *renderer) input(ctx context.Context, node dsas.Node, role dsas.Role) (r
 			in.Subnet = s
 		}
 	}
-	for _, s := range sites {
-		in.Sites = append(in.Sites, roles.Site{Site: s, Servers: serving(s, nodes, statuses)})
-	}
-	for _, n := range nodes {
-		if n.Role == role.Name {
-			in.Nodes = append(in.Nodes, peer(n))
-		}
-	}
-	return in, nil
+	return in
 }
 
 func peer(n dsas.Node) roles.Peer {
@@ -102,10 +89,10 @@ func peer(n dsas.Node) roles.Peer {
 // nothing else since. A node that is lost to us, or for which somebody asks for
 // a boot script, may serve all the same: the balancer's own health check decides
 // about it.
-func serving(s dsas.Site, nodes []dsas.Node, statuses map[string]dsas.NodeStatus) []roles.Peer {
+func serving(s dsas.Site, nodes []dsas.Node, serves map[string]string) []roles.Peer {
 	var out []roles.Peer
 	for _, n := range nodes {
-		if s.Role != "" && statuses[n.Name].Serving == s.Role {
+		if s.Role != "" && serves[n.Name] == s.Role {
 			out = append(out, peer(n))
 		}
 	}

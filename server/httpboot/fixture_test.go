@@ -102,7 +102,7 @@ func open(t *testing.T, change func(*httpboot.Config)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.rend = &renderer{set: set, ch: make(chan struct{})}
+	f.rend = &renderer{set: set, store: f.Store, ch: make(chan struct{})}
 	f.cfg = httpboot.Config{
 		Blobs: f.blobs, Renderer: f.rend, Log: slog.New(slog.DiscardHandler), Subnets: []dsas.Subnet{subnet},
 		BondOptions: roles.DefaultBond, Heartbeat: time.Second, Now: f.now,
@@ -168,7 +168,8 @@ func (f *fixture) publish(role, content string) dsas.Manifest {
 
 // renderer renders real roles; sites are what changes.
 type renderer struct {
-	set *roles.Set
+	set   *roles.Set
+	store *store.Store
 
 	mu    sync.Mutex
 	sites []roles.Site
@@ -194,6 +195,15 @@ func (r *renderer) Render(_ context.Context, node dsas.Node, role string) (httpb
 	b, err := json.Marshal(out.Files)
 	out.Tag = fmt.Sprintf("%x", sha256.Sum256(b))
 	return out, err
+}
+
+func (r *renderer) Tag(ctx context.Context, node, role string) (string, error) {
+	n, err := r.store.Node(ctx, node)
+	if err != nil {
+		return "", err
+	}
+	out, err := r.Render(ctx, n, role)
+	return out.Tag, err
 }
 
 func (r *renderer) Secrets(_ context.Context, node dsas.Node) ([]dsas.File, error) {

@@ -57,6 +57,9 @@ type Rendered struct {
 // happened that may have changed some node's files.
 type Renderer interface {
 	Render(ctx context.Context, node dsas.Node, role string) (Rendered, error)
+	// Tag gives what Render's Tag of a known node is now. It is cheap where
+	// nothing changed: all running nodes ask at every change.
+	Tag(ctx context.Context, node, role string) (string, error)
 	Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, error)
 	Changed() <-chan struct{}
 }

@@ -287,16 +287,22 @@ func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(wait + time.Minute))
 	for {
 		changed := s.Renderer.Changed()
-		node, err := s.nodeOf(r.Context(), b)
+		same, err := s.sameFiles(r.Context(), b, tag)
 		if err != nil {
 			return err
 		}
-		rendered, err := s.Renderer.Render(r.Context(), node, b.Role)
-		if err != nil {
-			return err
-		}
-		if rendered.Tag != tag {
-			return writeSigned(w, r, b, map[string]any{"tag": rendered.Tag, "files": rendered.Files, "conf": rendered.Conf})
+		if !same {
+			node, err := s.nodeOf(r.Context(), b)
+			if err != nil {
+				return err
+			}
+			rendered, err := s.Renderer.Render(r.Context(), node, b.Role)
+			if err != nil {
+				return err
+			}
+			if rendered.Tag != tag { // it may have changed back since
+				return writeSigned(w, r, b, map[string]any{"tag": rendered.Tag, "files": rendered.Files, "conf": rendered.Conf})
+			}
 		}
 		select {
 		case <-changed:
@@ -307,6 +313,21 @@ func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []
 			return r.Context().Err()
 		}
 	}
+}
+
+// sameFiles tells whether a boot's box has what it is to have. What a box that
+// belongs to no node has does not change.
+func (s *Server) sameFiles(ctx context.Context, b dsas.Boot, tag string) (bool, error) {
+	if b.Node != "" {
+		now, err := s.Renderer.Tag(ctx, b.Node, b.Role)
+		return now == tag, err
+	}
+	node, err := s.nodeOf(ctx, b)
+	if err != nil {
+		return false, err
+	}
+	rendered, err := s.Renderer.Render(ctx, node, b.Role)
+	return rendered.Tag == tag, err
 }
 
 // writeSigned answers a signed request with JSON that the node can tell from
