@@ -27,10 +27,13 @@ const (
 	// served NBP by TFTP once more: for boxes whose ROM's iPXE is too old or
 	// lacks HTTP or bzImage.
 	LoaderNBP Loader = "nbp"
+	// LoaderGRUB is Debian's signed chain, shim and GRUB, for UEFI with Secure
+	// Boot on.
+	LoaderGRUB Loader = "grub"
 )
 
 // Loaders lists the values an operator may choose.
-func Loaders() []Loader { return []Loader{LoaderAuto, LoaderIPXE, LoaderPXELINUX, LoaderNBP} }
+func Loaders() []Loader { return []Loader{LoaderAuto, LoaderIPXE, LoaderPXELINUX, LoaderNBP, LoaderGRUB} }
 
 // Interface is an address a node holds beside its own, on a device that
 // exists because it is named: "bond0.2" is VLAN 2 on bond0.
@@ -136,7 +139,7 @@ func (n *Node) Check() error {
 		seen[nic.MAC] = true
 	}
 	if !slices.Contains(Loaders(), n.Loader) {
-		return fmt.Errorf("node %s: loader %q: use ipxe, pxelinux or nbp, or leave it empty: %w", n.Name, n.Loader, ErrInvalid)
+		return fmt.Errorf("node %s: loader %q: use ipxe, pxelinux, nbp or grub, or leave it empty: %w", n.Name, n.Loader, ErrInvalid)
 	}
 	if n.Role != "" {
 		if err := CheckName("role", n.Role); err != nil {

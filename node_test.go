@@ -32,7 +32,7 @@ func TestNodeCheck(t *testing.T) {
 		{"no MAC", func(n *Node) { n.NICs = nil }, "no MAC"},
 		{"empty MAC", func(n *Node) { n.NICs[1] = NIC{} }, "empty MAC"},
 		{"a MAC twice", func(n *Node) { n.NICs[1] = n.NICs[0] }, "given twice"},
-		{"loader", func(n *Node) { n.Loader = "grub" }, `"grub"`},
+		{"loader", func(n *Node) { n.Loader = "lilo" }, `"lilo"`},
 		{"role", func(n *Node) { n.Role = "../web" }, "role name"},
 		{"device", func(n *Node) { n.Interfaces[0].Device = "bond0:1" }, `"bond0:1"`},
 		{"long device", func(n *Node) { n.Interfaces[0].Device = "abcdefghijklmnop" }, "interface device"},

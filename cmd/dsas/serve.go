@@ -148,7 +148,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		Store: d.store, Blobs: d.blobs, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
 		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.otherDHCP(), Neighbour: d.socks.neighbour, Heartbeat: d.cfg.Heartbeat,
-		Role: d.role, MenuTimeout: d.cfg.MenuTimeout,
+		LoaderDir: d.cfg.path("loaders"), Role: d.role, MenuTimeout: d.cfg.MenuTimeout,
 	})
 	d.power = power.New(d.store.BMCPassword, d.log.With("part", "power"))
 	return nil
@@ -229,7 +229,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	}
 	dhcpd, err := dhcp.New(dhcp.Config{
 		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.store}, Images: d.blobs, Subnets: d.subnets,
-		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery,
+		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: d.boot.HasLoader,
 		Proxy: d.cfg.ProxyDHCP, Probing: watch.Probing,
 	})
 	if err != nil {
@@ -237,7 +237,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	}
 	tftpd, err := tftp.New(tftp.Config{
 		Log: d.log.With("part", "tftp"), Dir: d.cfg.path("loaders"), PXELINUXConfig: d.boot.PXELINUXConfig,
-		Sent: d.tftpSent, Listeners: d.socks.tftp, In: d.inBootNetwork,
+		Open: d.tftpOpen, Sent: d.tftpSent, Listeners: d.socks.tftp, In: d.inBootNetwork,
 	})
 	if err != nil {
 		return nil, err
@@ -283,10 +283,42 @@ func (s dhcpStore) Event(ctx context.Context, e dsas.Event) error {
 	return err
 }
 
+// tftpOpen gives the TFTP server what it does not have itself: shim and GRUB,
+// and what GRUB asks for.
+func (d *daemon) tftpOpen(ctx context.Context, r tftp.Request) (tftp.Content, error) {
+	if f, err := d.boot.OpenLoader(r.File); err == nil {
+		return tftpFile(f)
+	} else if !errors.Is(err, dsas.ErrNotFound) {
+		return nil, err
+	}
+	text, f, err := d.boot.GRUB(ctx, r.File, r.From)
+	if err != nil {
+		return nil, err
+	}
+	if f != nil {
+		return tftpFile(f)
+	}
+	return tftp.Bytes([]byte(text)), nil
+}
+
+func tftpFile(f *os.File) (tftp.Content, error) {
+	c, err := tftp.File(f)
+	if err != nil {
+		f.Close()
+	}
+	return c, err
+}
+
 // tftpSent records that a node took its NBP.
 func (d *daemon) tftpSent(ctx context.Context, t tftp.Transfer) {
 	if strings.HasPrefix(t.File, "pxelinux.cfg/") {
 		return // told as boot.script
+	}
+	if strings.HasPrefix(t.File, "grub/") {
+		if peer, err := netip.ParseAddrPort(t.Peer); err == nil {
+			d.boot.GRUBSent(ctx, t.File, peer.Addr().Unmap(), t.Bytes, t.Duration)
+		}
+		return
 	}
 	node, err := d.store.NodeByMAC(ctx, t.MAC)
 	if err != nil {

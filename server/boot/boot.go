@@ -19,6 +19,7 @@ type Step string
 const (
 	StepDHCP       Step = "dhcp"         // DISCOVER, REQUEST or INFORM, of firmware or of a loader
 	StepTFTPConfig Step = "pxelinux.cfg" // PXELINUX asks for its configuration
+	StepGRUBConfig Step = "grub.cfg"     // GRUB asks for its configuration
 	StepScript     Step = "script"       // iPXE asks for its script
 )
 
@@ -56,6 +57,10 @@ type Request struct {
 	MenuTimeout time.Duration // 0: DefaultMenuTimeout
 	Pick        string
 	Discovery   bool // unknown MACs boot InventoryRole
+
+	// HasLoader tells whether a loader file is there to be served: those of
+	// UEFI Secure Boot and arm64 are optional. nil: all are.
+	HasLoader func(file string) bool
 
 	Server Server
 	Boot   *dsas.BootSet  // nil: no kernel and initramfs are built
@@ -101,7 +106,7 @@ const (
 	// Refuse: as AddressOnly, and it is worth an entry in the log: the box
 	// wanted to boot something we have nothing right for.
 	Refuse Action = "refuse"
-	// NBP: a boot loader by TFTP.
+	// NBP: a boot loader, by TFTP or, for UEFI HTTP Boot, by HTTP.
 	NBP Action = "nbp"
 	// Script: a loader's script or configuration. Without a kernel in the plan
 	// it shows why there is none and asks again for ever.
@@ -122,6 +127,7 @@ type Plan struct {
 	NextServer     netip.Addr `json:"nextServer,omitzero"`      // siaddr
 	BootFile       string     `json:"bootFile,omitempty"`       // file and option 67: a TFTP path or a URL
 	TFTPServerName string     `json:"tftpServerName,omitempty"` // option 66
+	VendorClass    string     `json:"vendorClass,omitempty"`    // option 60 of the answer; only UEFI HTTP Boot wants one
 	Loader         string     `json:"loader,omitempty"`         // file name of the NBP
 	Role           string     `json:"role,omitempty"`
 	Kernel         string     `json:"kernel,omitempty"` // URL

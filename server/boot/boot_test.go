@@ -18,10 +18,13 @@ var (
 )
 
 const (
-	undionly = "nbp/52-54-00-00-01-01/undionly.kpxe"
-	snponly  = "nbp/52-54-00-00-01-01/snponly.efi"
-	pxelinux = "nbp/52-54-00-00-01-01/lpxelinux.0"
-	script   = "http://10.77.0.1:8080/boot/52-54-00-00-01-01/script.ipxe"
+	undionly  = "nbp/52-54-00-00-01-01/undionly.kpxe"
+	snponly   = "nbp/52-54-00-00-01-01/snponly.efi"
+	shimX64   = "nbp/52-54-00-00-01-01/shimx64.efi"
+	shimARM64 = "nbp/52-54-00-00-01-01/shimaa64.efi"
+	byHTTP    = "http://10.77.0.1:8080/nbp/52-54-00-00-01-01/snponly.efi"
+	pxelinux  = "nbp/52-54-00-00-01-01/lpxelinux.0"
+	script    = "http://10.77.0.1:8080/boot/52-54-00-00-01-01/script.ipxe"
 )
 
 func part(c byte) dsas.Part {
@@ -68,12 +71,28 @@ func TestDecideDHCP(t *testing.T) {
 		{"UEFI 9", Request{HasArch: true, Arch: 9, Node: node("")}, NBP, snponly, ""},
 		{"UEFI by vendor class alone", Request{VendorClass: "PXEClient:Arch:00007:UNDI:003016", Node: node("")}, NBP, snponly, ""},
 		{"UEFI ia32", Request{HasArch: true, Arch: 6, Node: node("")}, Refuse, "", "uefi-ia32"},
-		{"arm64", Request{HasArch: true, Arch: 11, Node: node("")}, Refuse, "", "uefi-arm64"},
+		{"arm64", Request{HasArch: true, Arch: 11, Node: node("")}, NBP, shimARM64, "grubaa64.efi"},
+		{"arm64, loader ipxe", Request{HasArch: true, Arch: 11, Node: node(dsas.LoaderIPXE)}, NBP, shimARM64, ""},
+		{"arm64, unknown, discovery", Request{HasArch: true, Arch: 11, Discovery: true}, Refuse, "", "no kernel for uefi-arm64"},
+		{"arm64 HTTP boot", Request{HasArch: true, Arch: 19, VendorClass: "HTTPClient:Arch:00019:UNDI:003001", Node: node("")}, Refuse, "", "PXE over IPv4"},
+		{"arm64's number, HTTP's class", Request{HasArch: true, Arch: 11, VendorClass: "HTTPClient:Arch:00011:UNDI:003001", Node: node("")}, Refuse, "", "PXE over IPv4"},
+		{"arm64's iPXE", Request{HasArch: true, Arch: 11, UserClass: "iPXE", IPXE: full(t), Node: node("")}, Refuse, "", "no kernel for uefi-arm64"},
+		{"ia32's iPXE", Request{HasArch: true, Arch: 6, UserClass: "iPXE", IPXE: full(t), Node: node("")}, Refuse, "", "no kernel for uefi-ia32"},
 		{"arch nobody knows", Request{HasArch: true, Arch: 4711, Node: node("")}, Refuse, "", "4711"},
 		{"no arch at all", Request{VendorClass: "PXEClient", Node: node("")}, Refuse, "", "says nothing of its architecture"},
 		{"vendor class with a broken arch", Request{VendorClass: "PXEClient:Arch:0000x:UNDI", Node: node("")}, Refuse, "", ""},
 		{"vendor class with an arch too large", Request{VendorClass: "PXEClient:Arch:65536:UNDI", Node: node("")}, Refuse, "", ""},
-		{"HTTP boot", Request{HasArch: true, Arch: 16, VendorClass: "HTTPClient:Arch:00016:UNDI:003001", Node: node("")}, Refuse, "", "HTTP Boot"},
+		{"HTTP boot", Request{HasArch: true, Arch: 16, VendorClass: "HTTPClient:Arch:00016:UNDI:003001", Node: node("")}, NBP, byHTTP, "by HTTP"},
+		{"HTTP boot by vendor class alone", Request{VendorClass: "HTTPClient:Arch:00016:UNDI:003001", Node: node("")}, NBP, byHTTP, ""},
+		{"HTTP boot with PXE's number", Request{HasArch: true, Arch: 7, VendorClass: "HTTPClient:Arch:00007:UNDI:003001", Node: node("")}, NBP, byHTTP, ""},
+		{"HTTP boot, loader pxelinux", Request{HasArch: true, Arch: 16, Node: node(dsas.LoaderPXELINUX)}, NBP, byHTTP, "BIOS only"},
+		{"HTTP boot, loader grub", Request{HasArch: true, Arch: 16, VendorClass: HTTPClient, Node: node(dsas.LoaderGRUB)}, Refuse, "", "PXE over IPv4"},
+		{"HTTP boot of a BIOS", Request{HasArch: true, VendorClass: HTTPClient, Node: node("")}, Refuse, "", "as a BIOS"},
+		{"HTTP boot, unknown", Request{HasArch: true, Arch: 16, VendorClass: HTTPClient}, AddressOnly, "", "belongs to no node"},
+		{"UEFI, loader grub", Request{HasArch: true, Arch: 7, Node: node(dsas.LoaderGRUB)}, NBP, shimX64, "Secure Boot"},
+		{"UEFI, loader grub, shim is missing", Request{HasArch: true, Arch: 7, Node: node(dsas.LoaderGRUB), HasLoader: func(f string) bool { return f != FileShimX64 }}, Refuse, "", "dsas loader fetch secureboot"},
+		{"arm64, shim is missing", Request{HasArch: true, Arch: 11, Node: node(""), HasLoader: func(string) bool { return false }}, Refuse, "", "dsas loader fetch arm64"},
+		{"BIOS, loader grub", Request{HasArch: true, VendorClass: pxe, Node: node(dsas.LoaderGRUB)}, NBP, undionly, "UEFI only"},
 		{"operating system", Request{VendorClass: "udhcp 1.35", Node: node("")}, AddressOnly, "", "operating system"},
 		{"iPXE", Request{HasArch: true, UserClass: "iPXE", IPXE: full(t), Node: node("")}, Script, script, "script"},
 		{"iPXE with its user class as RFC 3004 has it", Request{HasArch: true, UserClass: "\x04iPXE", Node: node("")}, Script, script, ""},
@@ -113,6 +132,9 @@ func TestDecideDHCP(t *testing.T) {
 			}
 			if (p.BootFile != "") != (p.NextServer == server.Addr) || (p.BootFile != "") != (p.TFTPServerName == "10.77.0.1") {
 				t.Errorf("file %q, siaddr %v, option 66 %q; want all or none", p.BootFile, p.NextServer, p.TFTPServerName)
+			}
+			if (p.VendorClass == HTTPClient) != strings.HasPrefix(p.BootFile, server.URL+"/nbp/") {
+				t.Errorf("file %q, option 60 %q; want HTTPClient with the URL of an NBP, and else none", p.BootFile, p.VendorClass)
 			}
 			if p.Boots() {
 				t.Errorf("a plan for DHCP has a kernel: %q", p.Kernel)
@@ -183,12 +205,18 @@ func TestTexts(t *testing.T) {
 		{"picked.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: set, Image: image, Menu: []string{"rescue"}, Pick: "rescue"}, 1},
 		{"boot.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: &withFirmware, Image: image}, 0},
 		{"wait.pxelinux", StepTFTPConfig, Request{Node: noRole}, 3},
+		{"boot.grub", StepGRUBConfig, Request{Node: node(dsas.LoaderGRUB), Boot: &withFirmware, Image: image}, 0},
+		{"wait.grub", StepGRUBConfig, Request{Node: noRole}, 0},
+		{"arm64.grub", StepGRUBConfig, Request{Node: node(""), Arch: dsas.ArchEFIARM64, HasArch: true, Boot: set, Image: image}, 0},
 	} {
 		tt.r.Step, tt.r.MAC, tt.r.Server = tt.step, mac, server
 		p := Decide(tt.r)
 		got := p.IPXEScript(params)
 		if tt.step == StepTFTPConfig {
 			got = p.PXELINUXConfig(params, tt.try)
+		}
+		if tt.step == StepGRUBConfig {
+			got = p.GRUBConfig(params)
 		}
 		path := "testdata/" + tt.file
 		if update {
@@ -219,11 +247,17 @@ func TestNothingBreaksOut(t *testing.T) {
 		if text := p.PXELINUXConfig(Params{Extra: []string{"x=" + evil}}, 0); strings.Contains(text, "KERNEL") {
 			t.Errorf("argument %q was put into the configuration:\n%s", evil, text)
 		}
+		if text := p.GRUBConfig(Params{Extra: []string{"x=" + evil}}); strings.Contains(text, "linux ") {
+			t.Errorf("argument %q was put into GRUB's configuration:\n%s", evil, text)
+		}
 		// A name that the store should never hold: shown, and not obeyed.
 		n.Name, n.Role = "n"+evil, "r"+evil
 		for _, step := range []Step{StepScript, StepTFTPConfig} {
 			p := Decide(Request{Step: step, MAC: mac, Node: n, Server: server, Boot: set})
-			for _, line := range strings.Split(p.IPXEScript(Params{})+p.PXELINUXConfig(Params{}, 0), "\n") {
+			for _, line := range strings.Split(p.IPXEScript(Params{})+p.PXELINUXConfig(Params{}, 0)+p.GRUBConfig(Params{}), "\n") {
+				if text, ok := strings.CutPrefix(line, `echo "`); ok { // GRUB's, whose quotes are ours
+					line = strings.TrimSuffix(text, `"`)
+				}
 				if strings.Contains(line, evil) && evil != "a b" && evil != "#x" || strings.HasPrefix(line, "shell") {
 					t.Errorf("name %q broke out in line %q", evil, line)
 				}
@@ -269,6 +303,9 @@ func FuzzParseIPXE(f *testing.F) {
 // loader of another architecture, and its texts have our lines only.
 func FuzzDecide(f *testing.F) {
 	f.Add(uint16(0), true, "PXEClient:Arch:00000:UNDI:002001", "iPXE", captured, true, "nbp", byte(7))
+	f.Add(uint16(16), true, "HTTPClient:Arch:00016:UNDI:003001", "", []byte{}, false, "grub", byte(14))
+	f.Add(uint16(11), true, "PXEClient:Arch:00011:UNDI:003016", "", []byte{}, false, "", byte(14))
+	f.Add(uint16(7), true, "PXEClient:Arch:00007:UNDI:003016", "", []byte{}, false, "grub", byte(14))
 	f.Add(uint16(7), false, "PXEClient:Arch:00007", "", []byte{}, false, "", byte(3))
 	f.Fuzz(func(t *testing.T, arch uint16, has bool, vendor, user string, opt []byte, bcast bool, loader string, flags byte) {
 		r := Request{Step: StepDHCP, MAC: mac, Arch: dsas.Arch(arch), HasArch: has, VendorClass: vendor, UserClass: user, Broadcast: bcast, Discovery: flags&1 != 0, Server: server}
@@ -292,8 +329,12 @@ func FuzzDecide(f *testing.F) {
 			if !ok || a != dsas.ArchBIOS {
 				t.Errorf("Decide(%+v) gives %s", r, p.Loader)
 			}
-		case FileSNPOnly:
-			if !ok || a != dsas.ArchEFIX64 && a != dsas.ArchEFIX64BC {
+		case FileSNPOnly, FileShimX64, FileGRUBX64:
+			if !ok || a != dsas.ArchEFIX64 && a != dsas.ArchEFIX64BC && a != dsas.ArchEFIX64HTTP {
+				t.Errorf("Decide(%+v) gives %s", r, p.Loader)
+			}
+		case FileShimARM64, FileGRUBARM64:
+			if !ok || a != dsas.ArchEFIARM64 {
 				t.Errorf("Decide(%+v) gives %s", r, p.Loader)
 			}
 		}
@@ -318,7 +359,13 @@ func TestExplain(t *testing.T) {
 		{"pxelinux", Request{Node: node(dsas.LoaderPXELINUX)}, "firmware DHCP, TFTP, pxelinux.cfg", "kernel and initramfs for role web"},
 		{"no role", Request{Node: noRole}, "firmware DHCP", "an address, no boot file"},
 		{"unknown", Request{}, "firmware DHCP", "an address, no boot file"},
-		{"arm", Request{Node: node(""), Arch: 11, HasArch: true}, "firmware DHCP", "refuse"},
+		{"HTTP boot", Request{Node: node(""), Arch: 16, HasArch: true}, "firmware DHCP, HTTP, iPXE DHCP, script", "kernel and initramfs for role web"},
+		{"grub", Request{Node: node(dsas.LoaderGRUB), Arch: 7, HasArch: true}, "firmware DHCP, TFTP, TFTP, GRUB, grub.cfg", "kernel and initramfs for role web"},
+		{"grub by HTTP", Request{Node: node(dsas.LoaderGRUB), Arch: 16, HasArch: true}, "firmware DHCP", "refuse"},
+		{"grub is half there", Request{Node: node(dsas.LoaderGRUB), Arch: 7, HasArch: true, HasLoader: func(f string) bool { return f != FileGRUBX64 }}, "firmware DHCP, TFTP, TFTP", "refuse"},
+		{"arm", Request{Node: node(""), Arch: 11, HasArch: true}, "firmware DHCP, TFTP, TFTP, GRUB, grub.cfg", "a text that shows the reason and asks again"},
+		{"arm HTTP boot", Request{Node: node(""), Arch: 19, HasArch: true}, "firmware DHCP", "refuse"},
+		{"ia32", Request{Node: node(""), Arch: 6, HasArch: true}, "firmware DHCP", "refuse"},
 	} {
 		tt.r.MAC, tt.r.Server, tt.r.Boot, tt.r.Image = mac, server, set, image
 		var steps []string

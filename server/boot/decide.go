@@ -13,7 +13,19 @@ const (
 	FileSNPOnly   = "snponly.efi"   // iPXE on the firmware's own SNP driver
 	FileLPXELINUX = "lpxelinux.0"   // PXELINUX with HTTP
 	FileLdlinux   = "ldlinux.c32"   // what PXELINUX loads first
+	// Debian's chain for UEFI Secure Boot: the firmware trusts shim, shim
+	// trusts GRUB, GRUB asks shim about the kernel. The names are those by
+	// which one asks for the next.
+	FileShimX64   = "shimx64.efi"
+	FileGRUBX64   = "grubx64.efi"
+	FileShimARM64 = "shimaa64.efi"
+	FileGRUBARM64 = "grubaa64.efi"
 )
+
+// LoaderFiles lists all that may be served as a loader.
+func LoaderFiles() []string {
+	return []string{FileUndionly, FileSNPOnly, FileLPXELINUX, FileLdlinux, FileShimX64, FileGRUBX64, FileShimARM64, FileGRUBARM64}
+}
 
 // TFTPPath gives the path a loader file is served at. It carries the MAC
 // because TFTP has no identity of its own.
@@ -41,6 +53,13 @@ func Decide(r Request) Plan {
 	case StepTFTPConfig:
 		p.Loader = string(dsas.LoaderPXELINUX)
 		return p.atLoader(r, why)
+	case StepGRUBConfig:
+		p.Loader = string(dsas.LoaderGRUB)
+		if r.HasArch && !isX86(r.Arch) {
+			why = noKernel(r.Arch)
+			p.Kernel, p.Initrds, p.Image = "", nil, nil
+		}
+		return p.script(why)
 	case StepDHCP:
 		return p.dhcp(r, why)
 	}
@@ -104,11 +123,15 @@ func (p Plan) dhcp(r Request, why string) Plan {
 	if !ok {
 		return p.end(Refuse, fmt.Sprintf("The request says nothing of its architecture (option 93; vendor class %.40q): a boot loader for the wrong one would hang the box.", r.VendorClass))
 	}
-	file, note, ok := nbpFor(arch, r.Node)
-	if !ok {
-		return p.end(Refuse, note)
+	n := nbpFor(arch, r.IsHTTPBoot(), r.Node)
+	if n.file == "" {
+		return p.end(Refuse, n.note)
 	}
-	return p.nbp(file, fmt.Sprintf("%s firmware of %s gets %s by TFTP%s, on its way to role %s.", arch, p.who(), file, note, p.Role))
+	by := "TFTP"
+	if n.http {
+		by = "HTTP"
+	}
+	return p.nbp(r, n, fmt.Sprintf("%s firmware of %s gets %s by %s%s, on its way to role %s.", arch, p.who(), n.file, by, n.note, p.Role))
 }
 
 // ipxe answers an iPXE: the one we sent, or one that lives in a ROM.
@@ -118,6 +141,9 @@ func (p Plan) ipxe(r Request, why string) Plan {
 		return p.end(AddressOnly, why)
 	}
 	arch, known := r.arch()
+	if known && !isX86(arch) {
+		return p.end(Refuse, fmt.Sprintf("iPXE on %s, architecture %s: %s", p.who(), arch, noKernel(arch)))
+	}
 	bios := known && arch == dsas.ArchBIOS
 	lacks := r.IPXE.lacks(bios)
 	ours := bios && r.Broadcast
@@ -127,17 +153,17 @@ func (p Plan) ipxe(r Request, why string) Plan {
 	case why != "":
 		return p.end(AddressOnly, why)
 	case bios && r.Node != nil && r.Node.Loader == dsas.LoaderPXELINUX:
-		return p.nbp(FileLPXELINUX, fmt.Sprintf("iPXE in the ROM of %s gets %s by TFTP, since its loader is set to pxelinux.", p.who(), FileLPXELINUX))
+		return p.nbp(r, nbp{file: FileLPXELINUX}, fmt.Sprintf("iPXE in the ROM of %s gets %s by TFTP, since its loader is set to pxelinux.", p.who(), FileLPXELINUX))
 	case !ours && known && (lacks != "" || bios && r.Node != nil && r.Node.Loader == dsas.LoaderNBP):
 		cause := "since its loader is set to nbp"
 		if lacks != "" {
 			cause = "since it lacks " + lacks
 		}
-		file, note, ok := nbpFor(arch, nil)
-		if !ok {
-			return p.end(Refuse, note)
+		n := nbpFor(arch, false, nil)
+		if n.file == "" {
+			return p.end(Refuse, n.note)
 		}
-		return p.nbp(file, fmt.Sprintf("iPXE in the ROM of %s gets %s by TFTP, %s.", p.who(), file, cause))
+		return p.nbp(r, n, fmt.Sprintf("iPXE in the ROM of %s gets %s by TFTP, %s.", p.who(), n.file, cause))
 	case lacks != "":
 		return p.end(Refuse, fmt.Sprintf("iPXE on %s lacks %s, and the one we serve did not help.", p.who(), lacks))
 	}
@@ -152,12 +178,20 @@ func (p Plan) ipxe(r Request, why string) Plan {
 	return p.end(Script, fmt.Sprintf("iPXE on %s gets the URL of its script, for role %s.", p.who(), p.Role))
 }
 
-func (p Plan) nbp(file, reason string) Plan {
-	p.Loader = file
-	p.BootFile = TFTPPath(p.MAC, file)
+func (p Plan) nbp(r Request, n nbp, reason string) Plan {
+	p.Kernel, p.Initrds, p.Image = "", nil, nil
+	if r.HasLoader != nil && !r.HasLoader(n.file) {
+		return p.end(Refuse, fmt.Sprintf("The boot loader %s that %s needs is not on this server; get it with: %s", n.file, p.who(), howToGet(n.file)))
+	}
+	p.Loader = n.file
+	p.BootFile = TFTPPath(p.MAC, n.file)
+	if n.http {
+		// UEFI 2.10 section 24.7.3: the answer's option 60 is HTTPClient, or
+		// the firmware takes it for a plain DHCP server's.
+		p.BootFile, p.VendorClass = p.Server.URL+"/"+p.BootFile, HTTPClient
+	}
 	p.NextServer = p.Server.Addr
 	p.TFTPServerName = p.Server.Addr.String()
-	p.Kernel, p.Initrds = "", nil
 	return p.end(NBP, reason)
 }
 
@@ -198,25 +232,4 @@ func (r *Request) arch() (dsas.Arch, bool) {
 		return 0, false
 	}
 	return dsas.Arch(n), true
-}
-
-// nbpFor gives the loader for an architecture, and a note on the choice; or
-// false and the reason for a refusal.
-func nbpFor(a dsas.Arch, n *dsas.Node) (file, note string, ok bool) {
-	pxelinux := n != nil && n.Loader == dsas.LoaderPXELINUX
-	switch a {
-	case dsas.ArchBIOS:
-		if pxelinux {
-			return FileLPXELINUX, " (its loader is set to pxelinux)", true
-		}
-		return FileUndionly, "", true
-	case dsas.ArchEFIX64, dsas.ArchEFIX64BC:
-		if pxelinux {
-			return FileSNPOnly, " (pxelinux is for BIOS only, so iPXE it is)", true
-		}
-		return FileSNPOnly, "", true
-	case dsas.ArchEFIX64HTTP, dsas.ArchEFIARM64HTTP:
-		return "", "UEFI HTTP Boot is not served yet; let the firmware boot by PXE over IPv4.", false
-	}
-	return "", fmt.Sprintf("There is no boot loader for architecture %s (option 93: %d); x86 BIOS (0) and x64 UEFI (7, 9) are served.", a, uint16(a)), false
 }

@@ -44,14 +44,22 @@ func Explain(r Request) []Explained {
 	}
 	arch := fmt.Sprintf("architecture %s (option 93: %d)", r.Arch, uint16(r.Arch))
 	r.Step, r.UserClass, r.IPXE, r.Broadcast = StepDHCP, "", nil, false
-	r.VendorClass = fmt.Sprintf("PXEClient:Arch:%05d:UNDI:002001", uint16(r.Arch))
-	p := add("firmware DHCP", "PXE firmware, "+arch, Decide(r))
+	kind, client, by, asks := "PXE", "PXEClient", "TFTP", "RRQ "
+	if r.IsHTTPBoot() {
+		kind, client, by, asks = "HTTP Boot", HTTPClient, "HTTP", "GET "
+	}
+	r.VendorClass = fmt.Sprintf("%s:Arch:%05d:UNDI:002001", client, uint16(r.Arch))
+	p := add("firmware DHCP", kind+" firmware, "+arch, Decide(r))
 	if p.Action != NBP {
 		return out
 	}
-	nbp := p
-	nbp.Reason = fmt.Sprintf("%s is sent to whoever asks for this path.", p.Loader)
-	add("TFTP", "RRQ "+p.BootFile, nbp)
+	file := p
+	file.Reason = fmt.Sprintf("%s is sent to whoever asks for this path.", p.Loader)
+	add(by, asks+p.BootFile, file)
+	if p.Loader == FileShimX64 || p.Loader == FileShimARM64 {
+		explainGRUB(r, file, add)
+		return out
+	}
 	if p.Loader == FileLPXELINUX {
 		r.Step = StepTFTPConfig
 		if p := add("pxelinux.cfg", "RRQ "+TFTPPath(r.MAC, "pxelinux.cfg/01-"+r.MAC.Dashed()), Decide(r)); p.Action == Menu {
@@ -59,6 +67,12 @@ func Explain(r Request) []Explained {
 			add("picked", "RRQ "+TFTPPath(r.MAC, configDir+ConfigName{Role: r.Pick}.String()), Decide(r))
 		}
 		return out
+	}
+	// iPXE on UEFI tells the architecture it was built for, by whatever way it came.
+	r.VendorClass = ""
+	if r.Arch == dsas.ArchEFIX64HTTP {
+		r.Arch = dsas.ArchEFIX64
+		arch = fmt.Sprintf("architecture %s (option 93: %d)", r.Arch, uint16(r.Arch))
 	}
 	// What undionly.kpxe sends is a broadcast; snponly.efi does not.
 	r.UserClass, r.Broadcast = "iPXE", r.Arch == dsas.ArchBIOS
@@ -71,4 +85,25 @@ func Explain(r Request) []Explained {
 		add("picked", "GET "+p.BootFile+"?role="+r.Pick, Decide(r))
 	}
 	return out
+}
+
+// explainGRUB goes on from shim: GRUB, its first configuration, the box's own.
+func explainGRUB(r Request, p Plan, add func(step, asks string, p Plan) Plan) {
+	grub, cpu := FileGRUBX64, "x86_64"
+	if p.Loader == FileShimARM64 {
+		grub, cpu = FileGRUBARM64, "arm64"
+	}
+	p.Loader, p.BootFile = grub, TFTPPath(r.MAC, grub)
+	p.Reason = fmt.Sprintf("%s loads %s from beside itself and checks its signature.", p.Loader, grub)
+	if r.HasLoader != nil && !r.HasLoader(grub) {
+		p = p.end(Refuse, fmt.Sprintf("The boot loader %s is not on this server; get it with: %s", grub, howToGet(grub)))
+		p.BootFile = ""
+	}
+	if add("TFTP", "RRQ "+TFTPPath(r.MAC, grub), p).Action == Refuse {
+		return
+	}
+	p.BootFile, p.Reason = GRUBFirst, "It is the same for all boxes; from it, GRUB asks for the box's own for ever."
+	add("GRUB", "RRQ "+GRUBFirst, p)
+	r.Step = StepGRUBConfig
+	add("grub.cfg", fmt.Sprintf("RRQ grub/%s/boot-%s.cfg", r.MAC, cpu), Decide(r))
 }

@@ -285,6 +285,7 @@ func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 			return boot.Plan{}, fmt.Errorf("image of role %s: %w", role, err)
 		}
 	}
+	r.HasLoader = s.HasLoader
 	plan := boot.Decide(r)
 	if c.elsewhere && (plan.Action == boot.NBP || plan.Action == boot.Script) {
 		// Its cmdline would carry an address that does not work here.

@@ -351,7 +351,7 @@ func TestRelay(t *testing.T) {
 func TestEventsAreFew(t *testing.T) {
 	b := newBench(t)
 	for range 20 {
-		b.ask(nodeMAC, dhcpv4.MessageTypeDiscover, opt(93, 0, 11)) // arm64
+		b.ask(nodeMAC, dhcpv4.MessageTypeDiscover, opt(93, 0, 6)) // ia32
 		b.ask(strangeMAC, dhcpv4.MessageTypeDiscover, firmware()...)
 	}
 	if n := len(b.store.Events(dsas.KindRefused)); n != 1 {
@@ -370,7 +370,7 @@ func TestEventsAreFew(t *testing.T) {
 		t.Errorf("%d dhcp.ack events; want 1", n)
 	}
 	b.now = b.now.Add(10 * time.Minute)
-	b.ask(nodeMAC, dhcpv4.MessageTypeDiscover, opt(93, 0, 11))
+	b.ask(nodeMAC, dhcpv4.MessageTypeDiscover, opt(93, 0, 6))
 	if n := len(b.store.Events(dsas.KindRefused)); n != 2 {
 		t.Errorf("%d dhcp.refused events after ten minutes; want 2", n)
 	}
@@ -429,5 +429,29 @@ func TestFrame(t *testing.T) {
 		if c := fold(sum(sum(0, f[26:34])+17+uint32(len(udp)), udp)); c != 0 {
 			t.Errorf("UDP checksum of %d bytes leaves %04x; want 0", len(payload), c)
 		}
+	}
+}
+
+// TestHTTPBoot: UEFI HTTP Boot takes only an answer of its own vendor class,
+// with a URL for a boot file. The options are those that OVMF sends.
+func TestHTTPBoot(t *testing.T) {
+	b := newBench(t)
+	r := b.ask(nodeMAC, dhcpv4.MessageTypeDiscover, optText(60, "HTTPClient:Arch:00016:UNDI:003001"), opt(93, 0, 16), opt(94, 1, 3, 0), opt(97, make([]byte, 17)...))
+	b.check("DISCOVER", r, dhcpv4.MessageTypeOffer, "10.77.0.101", "10.77.0.101:68", nodeMAC.String())
+	const url = "http://10.77.0.1:8080/nbp/52-54-00-00-01-01/snponly.efi"
+	if r.msg.BootFileName != url || r.msg.BootFileNameOption() != url {
+		t.Errorf("file %q, option 67 %q; want %q", r.msg.BootFileName, r.msg.BootFileNameOption(), url)
+	}
+	if got := string(r.msg.Options.Get(dhcpv4.OptionClassIdentifier)); got != "HTTPClient" {
+		t.Errorf("option 60 = %q; want HTTPClient", got)
+	}
+	// A loader that is not there is a refusal that names the way to get it.
+	b.s.HasLoader = func(file string) bool { return file != "shimaa64.efi" }
+	r = b.ask(nodeMAC, dhcpv4.MessageTypeDiscover, optText(60, "PXEClient:Arch:00011:UNDI:003000"), opt(93, 0, 11))
+	if r.msg.BootFileName != "" {
+		t.Errorf("file %q for arm64 without its loader; want none", r.msg.BootFileName)
+	}
+	if ev := b.store.Events(dsas.KindRefused); len(ev) != 1 || !strings.Contains(ev[0].Message, "dsas loader fetch arm64") {
+		t.Errorf("events = %+v; want a refusal that names dsas loader fetch arm64", ev)
 	}
 }

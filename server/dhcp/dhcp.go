@@ -61,7 +61,9 @@ type Config struct {
 	// another DHCP server (Watch.Probing): until then nodes alone are answered
 	// and nobody is refused an address. nil: no.
 	Probing func() bool
-	Now     func() time.Time
+	// HasLoader tells whether a boot loader's file is there; nil: all are.
+	HasLoader func(file string) bool
+	Now       func() time.Time
 }
 
 // Figures. The lease default is for a subnet that names none.

@@ -64,7 +64,7 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 	}
 	if p.BootFile != "" {
 		// siaddr, file, 66 and 67 say the same: some firmware reads the one,
-		// some the other. No option 60: with PXEClient and without option 43,
+		// some the other. No option 60 for PXE: with PXEClient and without option 43,
 		// OVMF would look for a boot server instead.
 		m.ServerIPAddr = p.NextServer.AsSlice()
 		if len(p.BootFile) < 128 {
@@ -72,6 +72,9 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 		}
 		set(dhcpv4.OptionBootfileName, []byte(p.BootFile))
 		set(dhcpv4.OptionTFTPServerName, []byte(p.TFTPServerName))
+		if p.VendorClass != "" { // UEFI HTTP Boot takes no answer without its own
+			set(dhcpv4.OptionClassIdentifier, []byte(p.VendorClass))
+		}
 	}
 	if c.req.Options.Has(optionEtherboot) {
 		set(optionEtherboot, noProxy)

@@ -54,14 +54,16 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 	http.ServeContent(ww, r, "", time.Time{}, f)
 	if r.Method == http.MethodGet && int64(ww.BytesWritten()) == size {
-		s.bootFileSent(r, d, size, s.Now().Sub(start))
+		if from, err := remoteAddr(r); err == nil {
+			s.bootFileSent(r.Context(), from, d, size, s.Now().Sub(start))
+		}
 	}
 }
 
 // bootFileSent records that a box took its kernel or initramfs: the loader has
 // no identity but its address, which is that of the boot it just began. Who
 // runs already may fetch what it likes.
-func (s *Server) bootFileSent(r *http.Request, d dsas.Digest, size int64, took time.Duration) {
+func (s *Server) bootFileSent(ctx context.Context, from netip.Addr, d dsas.Digest, size int64, took time.Duration) {
 	set, err := s.Blobs.Boot()
 	if err != nil {
 		return
@@ -74,11 +76,7 @@ func (s *Server) bootFileSent(r *http.Request, d dsas.Digest, size int64, took t
 	default:
 		return
 	}
-	from, err := remoteAddr(r)
-	if err != nil {
-		return
-	}
-	ctx := context.WithoutCancel(r.Context())
+	ctx = context.WithoutCancel(ctx)
 	begins := func(b dsas.Boot, err error) bool {
 		return err == nil && b.FirstEvent.IsZero() && s.Now().Sub(b.Created) <= tokenLife
 	}
@@ -92,7 +90,7 @@ func (s *Server) bootFileSent(r *http.Request, d dsas.Digest, size int64, took t
 			return
 		}
 	}
-	s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: kind, Bytes: size, Duration: took})
+	s.event(ctx, dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: kind, Bytes: size, Duration: took})
 }
 
 func remoteAddr(r *http.Request) (netip.Addr, error) {

@@ -72,6 +72,8 @@ type Config struct {
 	Log      *slog.Logger
 	// Subnets are asked for the server's address, gateway of a node.
 	Subnets []dsas.Subnet
+	// LoaderDir holds the loaders that UEFI HTTP Boot is given.
+	LoaderDir string
 	// Port of the boot listener, as nodes reach it: 8080.
 	Port int
 	// BondOptions is the cmdline's bond, "bond0:mode=active-backup:miimon=100".
@@ -127,6 +129,10 @@ func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
 	r.Get("/boot/script.ipxe", s.anyScript)
 	r.Get("/boot/{mac}/script.ipxe", s.script)
+	r.Get("/nbp/{mac}/{file}", s.loader)
+	r.Head("/nbp/{mac}/{file}", s.loader)
+	r.Get("/nbp/{file}", s.loader) // an existing DHCP server's one boot file
+	r.Head("/nbp/{file}", s.loader)
 	r.Get("/boot/{mac}/failed", s.loaderFailed)
 	r.Get("/v2/dsas/{name}/blobs/{digest}", s.blob)
 	r.Head("/v2/dsas/{name}/blobs/{digest}", s.blob)

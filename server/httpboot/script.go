@@ -178,7 +178,7 @@ func (s *Server) refusedScript(ctx context.Context, req boot.Request, why string
 
 // Request gathers what the decision depends on; pick as for Begin.
 func (s *Server) Request(ctx context.Context, step boot.Step, mac dsas.MAC, from netip.Addr, pick string) (boot.Request, error) {
-	req := boot.Request{Step: step, MAC: mac, Discovery: s.Discovery, Pick: pick, MenuTimeout: s.MenuTimeout}
+	req := boot.Request{Step: step, MAC: mac, HasLoader: s.HasLoader, Discovery: s.Discovery, Pick: pick, MenuTimeout: s.MenuTimeout}
 	node, err := s.Store.NodeByMAC(ctx, mac)
 	switch {
 	case err == nil:
@@ -223,24 +223,20 @@ func (s *Server) subnetOf(a netip.Addr) (dsas.Subnet, bool) {
 	return dsas.Subnet{}, false
 }
 
-// loaderFailed takes a loader's word that it could not go on. It is unsigned:
-// anyone on the wire could say it, so it is recorded once a minute per MAC and
-// changes nothing but what is shown.
+// loaderFailed is iPXE's way to say that it could not go on.
 func (s *Server) loaderFailed(w http.ResponseWriter, r *http.Request) {
 	mac, err := dsas.ParseMAC(chi.URLParam(r, "mac"))
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	why := clip(r.URL.Query().Get("why"), 80)
 	from, err := remoteAddr(r)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	node, err := s.Store.NodeByMAC(r.Context(), mac)
-	if err == nil && (from == node.Address.Addr() || s.OtherDHCP) && s.said.allow("failed "+mac.String(), s.Now(), time.Minute) {
-		s.event(r.Context(), dsas.Event{Node: node.Name, MAC: mac, Kind: dsas.KindLoaderFailed, Message: "the loader could not go on: " + why})
+	if err := s.noteFailure(r.Context(), mac, from, r.URL.Query().Get("why")); err != nil {
+		s.Log.Error("record a loader's failure", "mac", mac, "err", err)
 	}
 	// An empty body would be an error to iPXE.
 	io.WriteString(w, "noted\n")

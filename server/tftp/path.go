@@ -67,7 +67,8 @@ func ParsePath(name string) (mac dsas.MAC, file string, err error) {
 	return mac, file, nil
 }
 
-// loaders are the files of Config.Dir.
+// loaders are the files of Config.Dir that are always there; the optional ones
+// come by Open.
 var loaders = [...]string{boot.FileUndionly, boot.FileSNPOnly, boot.FileLPXELINUX, boot.FileLdlinux}
 
 // open finds a file of ParsePath's.
