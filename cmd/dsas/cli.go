@@ -32,6 +32,7 @@ type cli struct {
 	Lease   leaseCmd   `cmd:"" group:"Look:" help:"List the leases of pool addresses."`
 
 	Serve serveCmd `cmd:"" group:"Server:" help:"Run the server."`
+	Check checkCmd `cmd:"" group:"Server:" help:"Look for what keeps boots from working, and how to mend it."`
 	Token tokenCmd `cmd:"" group:"Server:" help:"Make, list and remove tokens for the API over HTTPS."`
 	Lab   labCmd   `cmd:"" group:"Server:" help:"Run a virtual rack on this machine."`
 
