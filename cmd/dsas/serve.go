@@ -277,11 +277,8 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 // dhcpStore gives the DHCP server its one way to record a fact.
 type dhcpStore struct{ *store.Store }
 
-// Event implements dhcp.Store.
-func (s dhcpStore) Event(ctx context.Context, e dsas.Event) error {
-	_, err := s.AddEvent(ctx, e)
-	return err
-}
+// Event implements dhcp.Store: no answer waits for its record.
+func (s dhcpStore) Event(_ context.Context, e dsas.Event) error { return s.NoteEvent(e) }
 
 // tftpOpen gives the TFTP server what it does not have itself: shim and GRUB,
 // and what GRUB asks for.
@@ -324,7 +321,7 @@ func (d *daemon) tftpSent(ctx context.Context, t tftp.Transfer) {
 	if err != nil {
 		return
 	}
-	_, err = d.store.AddEvent(ctx, dsas.Event{
+	err = d.store.NoteEvent(dsas.Event{
 		Node: node.Name, MAC: t.MAC, Kind: dsas.KindNBP, Message: t.File, Bytes: t.Bytes, Duration: t.Duration,
 	})
 	if err != nil {

@@ -26,7 +26,7 @@ func (s *Store) PasswordHash(ctx context.Context) (string, error) {
 // password until it expires; one made before is worth nothing from then on.
 // dsas.ErrConflict where a password is set.
 func (s *Store) PutSetup(ctx context.Context, hash []byte, expires time.Time) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		var there int
 		err := tx.QueryRowContext(ctx, `SELECT 1 FROM secret_settings WHERE key = ?`, passwordKey).Scan(&there)
 		if err == nil {
@@ -61,7 +61,7 @@ func checkSetup(ctx context.Context, q querier, hash []byte, now time.Time) erro
 // SetPassword uses up the setup token with this hash and sets the password, both
 // or neither. dsas.ErrDenied: the token is not good.
 func (s *Store) SetPassword(ctx context.Context, setup []byte, now time.Time, passwordHash string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		if err := checkSetup(ctx, tx, setup, now); err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ func (s *Store) SetPassword(ctx context.Context, setup []byte, now time.Time, pa
 
 // ClearPassword forgets the password and ends all sessions.
 func (s *Store) ClearPassword(ctx context.Context) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM secret_settings WHERE key = ?`, passwordKey); err != nil {
 			return err
 		}
@@ -94,7 +94,7 @@ func (s *Store) ClearPassword(ctx context.Context) error {
 // AddSession begins a session by the SHA-256 of its cookie, and forgets those
 // idle for longer than idle.
 func (s *Store) AddSession(ctx context.Context, hash []byte, now time.Time, idle time.Duration) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE last_used <= ?1 OR hash IN (
 			SELECT hash FROM sessions ORDER BY last_used DESC LIMIT -1 OFFSET ?2)`, toNanos(now.Add(-idle)), maxSessions-1); err != nil {
 			return err
@@ -114,7 +114,7 @@ func (s *Store) UseSession(ctx context.Context, hash []byte, now time.Time, idle
 	var used int64
 	err := s.read.QueryRowContext(ctx, `SELECT last_used FROM sessions WHERE hash = ? AND last_used > ?`, hash, toNanos(now.Add(-idle))).Scan(&used)
 	if err == nil && now.Sub(fromNanos(used)) >= time.Minute {
-		err = s.writeLax(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		err = s.writeLax(ctx, func(ctx context.Context, tx *txn) error {
 			_, err := tx.ExecContext(ctx, `UPDATE sessions SET last_used = max(last_used, ?) WHERE hash = ?`, toNanos(now), hash)
 			return err
 		})
@@ -127,7 +127,7 @@ func (s *Store) UseSession(ctx context.Context, hash []byte, now time.Time, idle
 
 // DeleteSession ends a session; that there is none is no error.
 func (s *Store) DeleteSession(ctx context.Context, hash []byte) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM sessions WHERE hash = ?`, hash)
 		return err
 	})

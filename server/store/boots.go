@@ -28,7 +28,7 @@ func (s *Store) CreateBoot(ctx context.Context, b dsas.Boot) error {
 	if b.ID == "" || len(b.TokenHash) == 0 || len(b.Session) == 0 {
 		return fmt.Errorf("create boot: id, token hash and session key must be set: %w", dsas.ErrInvalid)
 	}
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		var node sql.NullInt64
 		if b.Node != "" {
 			id, err := nodeID(ctx, tx, b.Node)
@@ -105,7 +105,7 @@ func (s *Store) boot(ctx context.Context, what, name, query string, arg any) (b 
 // key; only the first call counts. From then on this boot is the node's, and
 // what an older one still has to say changes nothing.
 func (s *Store) MarkFirstEvent(ctx context.Context, id string, at time.Time) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		res, err := tx.ExecContext(ctx, `UPDATE boots SET first_event = coalesce(first_event, ?) WHERE id = ?`, toNanos(s.orNow(at)), id)
 		if err := must1(res, err, "boot", id); err != nil {
 			return err
@@ -132,7 +132,7 @@ func (s *Store) MarkFirstEvent(ctx context.Context, id string, at time.Time) err
 // and must not push out the key of the box that runs. What unknown MACs booted
 // goes after 30 days.
 func (s *Store) PruneBoots(ctx context.Context) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM boots WHERE seq IN (
 			SELECT seq FROM (SELECT seq, row_number() OVER (PARTITION BY node_id, iif(node_id IS NULL, mac, '') ORDER BY seq DESC) AS nth FROM boots) WHERE nth > ?)
 			AND seq NOT IN (SELECT max(seq) FROM boots WHERE first_event IS NOT NULL GROUP BY node_id, iif(node_id IS NULL, mac, ''))

@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -45,32 +43,59 @@ func scanEvent(scan func(...any) error) (e dsas.Event, err error) {
 // tells the subscribers. The answer has its ID, its time (now, where it had
 // none) and its texts as they were kept.
 func (s *Store) AddEvent(ctx context.Context, e dsas.Event) (dsas.Event, error) {
-	if e.Kind == "" {
-		return dsas.Event{}, fmt.Errorf("add event: it has no kind: %w", dsas.ErrInvalid)
+	err := s.checkEvent(&e)
+	if err == nil {
+		err = s.write(ctx, func(ctx context.Context, tx *txn) error { return s.addEvent(ctx, tx, &e) })
 	}
-	for what, word := range map[string]string{"node": e.Node, "boot": e.Boot, "kind": string(e.Kind)} {
-		if len(word) > maxWord {
-			return dsas.Event{}, fmt.Errorf("add event: %s is %d bytes long, at most %d: %w", what, len(word), maxWord, dsas.ErrInvalid)
+	if err != nil {
+		return dsas.Event{}, fmt.Errorf("add event: %w", err)
+	}
+	return e, nil
+}
+
+// checkEvent refuses what cannot be stored, and cuts what is too long.
+func (s *Store) checkEvent(e *dsas.Event) error {
+	if e.Kind == "" {
+		return fmt.Errorf("it has no kind: %w", dsas.ErrInvalid)
+	}
+	for _, f := range [...]struct{ what, word string }{{"node", e.Node}, {"boot", e.Boot}, {"kind", string(e.Kind)}} {
+		if len(f.word) > maxWord {
+			return fmt.Errorf("%s is %d bytes long, at most %d: %w", f.what, len(f.word), maxWord, dsas.ErrInvalid)
 		}
 	}
 	e.Time = s.orNow(e.Time)
 	e.Message = head(e.Message, maxMessage)
 	e.Detail = tail(e.Detail, maxDetail)
-	add := func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `INSERT INTO events (time, node, mac, boot, kind, message, duration, bytes, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			toNanos(e.Time), e.Node, macText(e.MAC), e.Boot, e.Kind, e.Message, int64(e.Duration), e.Bytes, e.Detail)
-		if err != nil {
-			return err
-		}
-		if e.ID, err = res.LastInsertId(); err != nil {
-			return err
-		}
-		return errors.Join(s.applyEvent(ctx, tx, e), noteHardware(ctx, tx, e))
+	return nil
+}
+
+// addEvent is the job of one event.
+func (s *Store) addEvent(ctx context.Context, tx *txn, e *dsas.Event) error {
+	res, err := tx.ExecContext(ctx, `INSERT INTO events (time, node, mac, boot, kind, message, duration, bytes, detail) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		toNanos(e.Time), e.Node, macText(e.MAC), e.Boot, e.Kind, e.Message, int64(e.Duration), e.Bytes, e.Detail)
+	if err != nil {
+		return err
 	}
-	if err := s.writeThen(ctx, s.db, add, func() { s.notify(e) }); err != nil {
-		return dsas.Event{}, fmt.Errorf("add event: %w", err)
+	if e.ID, err = res.LastInsertId(); err != nil {
+		return err
 	}
-	return e, nil
+	s.noteHardware(tx, e)
+	tx.onCommit(func() { s.notify(*e) })
+	return s.applyEvent(ctx, tx, *e)
+}
+
+// NoteEvent is AddEvent without the wait: e is stored within a moment, together
+// with whatever else is written then. It is for what the boot network brings
+// about. An error says that e will not be stored: it is not right, or too many
+// wait already. What was noted last is lost with the process.
+func (s *Store) NoteEvent(e dsas.Event) error {
+	if err := s.checkEvent(&e); err != nil {
+		return fmt.Errorf("note event: %w", err)
+	}
+	if err := s.later(func(ctx context.Context, tx *txn) error { return s.addEvent(ctx, tx, &e) }); err != nil {
+		return fmt.Errorf("note event: %w", err)
+	}
+	return nil
 }
 
 // Events lists events in ascending order of their IDs.
@@ -103,7 +128,7 @@ func (s *Store) Events(ctx context.Context, f EventFilter) ([]dsas.Event, error)
 
 // PruneEvents keeps the newest keep events, and each node's last one.
 func (s *Store) PruneEvents(ctx context.Context, keep int) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, `DELETE FROM events
 			WHERE id <= (SELECT id FROM events ORDER BY id DESC LIMIT 1 OFFSET ?)
 			AND id NOT IN (SELECT last_event FROM statuses WHERE last_event IS NOT NULL)`, max(keep, 0))

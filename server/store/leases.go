@@ -2,10 +2,9 @@ package store
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"dsas"
@@ -19,51 +18,36 @@ var ErrPoolExhausted = fmt.Errorf("pool exhausted: %w", dsas.ErrNotFound)
 // leaves the time to the server).
 const offerTime = 60 * time.Second
 
-// lease is a row of leases.
-type lease struct {
-	dsas.Lease
-	bound bool
-}
-
-// holds tells whether the lease keeps others from its address at now.
-func (l *lease) holds(now time.Time) bool { return l.Expires.After(now) }
+// aheadOf is how much longer a lease is on disk than on the wire when it is
+// written. A client renews at half its time (RFC 2131 section 4.4.5), so that
+// one renewal in five writes. After a crash, what nobody renews is held that
+// much longer.
+func aheadOf(lease time.Duration) time.Duration { return 2 * lease }
 
 const leaseColumns = `address, mac, client_id, expires, bound, declined`
 
-func scanLease(scan func(...any) error) (l lease, err error) {
+const sqlPutLease = `INSERT INTO leases (` + leaseColumns + `) VALUES (?, ?, ?, ?, ?, ?)
+	ON CONFLICT (address) DO UPDATE SET mac = excluded.mac, client_id = excluded.client_id,
+	expires = excluded.expires, bound = excluded.bound, declined = excluded.declined`
+
+func scanLease(scan func(...any) error) (*lease, error) {
 	var address []byte
 	var mac string
 	var expires int64
+	l := &lease{}
 	if err := scan(&address, &mac, &l.ClientID, &expires, &l.bound, &l.Declined); err != nil {
 		return l, err
 	}
 	l.Address, l.Expires = fromAddrKey(address), fromNanos(expires)
+	var err error
 	l.MAC, err = fromMACText(mac)
 	return l, err
-}
-
-// conflict says why nobody else can have the lease's address before it ends.
-func (l *lease) conflict() error {
-	if l.Declined {
-		return fmt.Errorf("address %s is in use by a box that is not known (seen by DHCP); take another: %w", l.Address, dsas.ErrConflict)
-	}
-	return fmt.Errorf("address %s is leased to %s until %s; take one outside the pool, or wait: %w",
-		l.Address, l.MAC, l.Expires.Format(time.RFC3339), dsas.ErrConflict)
 }
 
 func scanAddr(scan func(...any) error) (netip.Addr, error) {
 	var b []byte
 	err := scan(&b)
 	return fromAddrKey(b), err
-}
-
-// leaseAt gives the row of an address, nil where there is none.
-func leaseAt(ctx context.Context, q querier, a netip.Addr) (*lease, error) {
-	l, err := scanLease(q.QueryRowContext(ctx, `SELECT `+leaseColumns+` FROM leases WHERE address = ?`, addrKey(a)).Scan)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	return &l, err
 }
 
 // LeaseFor gives mac an address of subnet's pool from now on for subnet.Lease;
@@ -75,24 +59,24 @@ func (s *Store) LeaseFor(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, 
 	if subnet.Lease <= 0 {
 		return dsas.Lease{}, fmt.Errorf("lease for %s: subnet %s has lease time %s; it must be above 0: %w", mac, subnet.Prefix, subnet.Lease, dsas.ErrInvalid)
 	}
-	l, err := s.allocate(ctx, subnet, mac, clientID, want, now, subnet.Lease, true)
+	l, err := s.allocate(ctx, &subnet, mac, clientID, want, now, subnet.Lease, true)
 	if err != nil {
 		return dsas.Lease{}, fmt.Errorf("lease for %s: %w", mac, err)
 	}
 	return l, nil
 }
 
-// Offer holds an address as LeaseFor does, for 60 s only: for a DHCPOFFER. A
-// lease that mac still has is given back as it is.
+// Offer holds an address as LeaseFor does, for 60 s only and in memory alone:
+// for a DHCPOFFER. A lease that mac still has is given back as it is.
 func (s *Store) Offer(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (dsas.Lease, error) {
-	l, err := s.allocate(ctx, subnet, mac, clientID, want, now, offerTime, false)
+	l, err := s.allocate(ctx, &subnet, mac, clientID, want, now, offerTime, false)
 	if err != nil {
 		return dsas.Lease{}, fmt.Errorf("offer for %s: %w", mac, err)
 	}
 	return l, nil
 }
 
-func (s *Store) allocate(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time, hold time.Duration, bind bool) (dsas.Lease, error) {
+func (s *Store) allocate(ctx context.Context, subnet *dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time, hold time.Duration, bind bool) (dsas.Lease, error) {
 	if mac.IsZero() {
 		return dsas.Lease{}, fmt.Errorf("empty MAC: %w", dsas.ErrInvalid)
 	}
@@ -102,138 +86,124 @@ func (s *Store) allocate(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, 
 	if err := subnet.Check(); err != nil {
 		return dsas.Lease{}, err
 	}
-	write := s.write
-	if !bind {
-		write = s.writeLax // an offer promises nothing
+	s.watchClock(now)
+	p := &s.pools
+	p.mu.Lock()
+	l, err := p.choose(p.of(subnet, now), mac, want.Unmap(), now)
+	if err != nil {
+		p.mu.Unlock()
+		return dsas.Lease{}, err
 	}
-	var got lease
-	err := write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		p := pool{ctx: ctx, tx: tx, subnet: subnet, mac: mac, now: now}
-		var err error
-		if got, err = p.choose(want.Unmap()); err != nil {
-			return err
+	mine := l.MAC == mac && !l.Declined
+	expires := now.Add(hold)
+	if mine && !bind && l.Expires.After(expires) {
+		defer p.mu.Unlock()
+		return l.given(mine), nil // an offer does not shorten a lease
+	}
+	p.set(l, leaseRow{mac: mac, clientID: head(clientID, 4*maxWord), expires: expires, bound: bind || mine && l.bound})
+	got := l.given(mine)
+	if !bind || l.pending == 0 && l.covered() {
+		p.mu.Unlock()
+		return got, nil
+	}
+	j, err := s.save(l, aheadOf(hold))
+	p.mu.Unlock()
+	if err == nil {
+		err = j.wait(ctx)
+	}
+	if err != nil {
+		return dsas.Lease{}, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.gone {
+		return dsas.Lease{}, fmt.Errorf("address %s became a node's or a site's this moment: %w", got.Address, dsas.ErrConflict)
+	}
+	return got, nil
+}
+
+// given is l as it is told to others.
+func (l *lease) given(held bool) dsas.Lease {
+	out := l.Lease
+	out.Expires = out.Expires.Round(0).UTC()
+	out.Held = held
+	return out
+}
+
+// covered tells whether what is on disk promises all that l does.
+func (l *lease) covered() bool {
+	d := &l.disk
+	return l.stored && d.mac == l.MAC && d.clientID == l.ClientID && d.bound == l.bound && d.declined == l.Declined &&
+		!d.expires.Before(l.Expires.Round(0))
+}
+
+// save queues l's row as it is now, its end ahead by that much. The pools are
+// locked, so that rows are queued in the order in which they changed.
+func (s *Store) save(l *lease, ahead time.Duration) (*job, error) {
+	row := leaseRow{l.MAC, l.ClientID, l.Expires.Round(0), l.bound, l.Declined}
+	if !row.expires.IsZero() {
+		row.expires = row.expires.Add(ahead)
+	}
+	seq := l.seq
+	j := &job{urgency: durable, plain: true, done: make(chan error, 1)}
+	j.fn = func(ctx context.Context, tx *txn) error {
+		s.pools.mu.Lock()
+		gone := l.gone
+		s.pools.mu.Unlock()
+		if gone {
+			return nil
 		}
-		mine := got.MAC == mac && !got.Declined
-		expires := now.Add(hold).Round(0).UTC()
-		got.Held = mine
-		if mine && got.Expires.After(expires) && !bind {
-			return nil // an offer does not shorten a lease
-		}
-		got.bound = bind || mine && got.bound
-		got.MAC, got.ClientID, got.Expires, got.Declined = mac, head(clientID, 4*maxWord), expires, false
-		_, err = tx.ExecContext(ctx, `INSERT INTO leases (`+leaseColumns+`) VALUES (?, ?, ?, ?, ?, 0)
-			ON CONFLICT (address) DO UPDATE SET mac = excluded.mac, client_id = excluded.client_id,
-			expires = excluded.expires, bound = excluded.bound, declined = 0`,
-			addrKey(got.Address), mac.String(), got.ClientID, toNanos(expires), got.bound)
+		_, err := tx.ExecContext(ctx, sqlPutLease, addrKey(l.Address), macText(row.mac), row.clientID, toNanos(row.expires), row.bound, row.declined)
 		return err
-	})
-	return got.Lease, err
-}
-
-// pool is one allocation in progress.
-type pool struct {
-	ctx    context.Context // of the transaction; a pool lives no longer
-	tx     *sql.Tx
-	subnet dsas.Subnet
-	mac    dsas.MAC
-	now    time.Time
-}
-
-// choose gives the row to be (re)written: an existing one, or a new one with
-// nothing but an address.
-func (p *pool) choose(want netip.Addr) (lease, error) {
-	own, err := collect(p.ctx, p.tx, scanLease, `SELECT `+leaseColumns+` FROM leases
-		WHERE mac = ? AND declined = 0 ORDER BY bound DESC, expires DESC`, p.mac.String())
-	if err != nil {
-		return lease{}, err
 	}
-	for _, l := range own {
-		if ok, err := p.allowed(l.Address); err != nil || ok {
-			return l, err
+	j.then = []func(){func() {
+		s.pools.mu.Lock()
+		defer s.pools.mu.Unlock()
+		l.pending--
+		l.disk, l.stored = row, true
+	}}
+	j.undo = []func(){func() {
+		s.pools.mu.Lock()
+		defer s.pools.mu.Unlock()
+		l.pending--
+		if l.gone || l.seq != seq {
+			return // what came later settles it
 		}
-	}
-	if want.IsValid() {
-		l, err := leaseAt(p.ctx, p.tx, want)
-		if err != nil {
-			return lease{}, err
+		// Nothing was promised: it is what it was before.
+		if l.stored {
+			s.pools.set(l, l.disk)
+		} else {
+			s.pools.set(l, leaseRow{mac: l.MAC, clientID: l.ClientID})
 		}
-		if l == nil || !l.bound && !l.Declined && !l.holds(p.now) {
-			if ok, err := p.allowed(want); err != nil || ok {
-				return lease{Lease: dsas.Lease{Address: want}}, err
-			}
-		}
+	}}
+	if err := s.queue.add(j); err != nil {
+		return nil, err
 	}
-	return p.search(want)
-}
-
-// search gives the lowest address of the pool that nobody ever had; when there
-// is none, one that was offered or released and not taken up; then the one
-// whose lease, or time of being declined, ended first, want before others.
-func (p *pool) search(want netip.Addr) (lease, error) {
-	first, last := addrKey(p.subnet.Pool.First), addrKey(p.subnet.Pool.Last)
-	// Addresses alone: with a thousand leases, reading all of each row is
-	// what takes the time.
-	rows, err := collect(p.ctx, p.tx, scanAddr, `SELECT address FROM leases WHERE address BETWEEN ? AND ?`, first, last)
-	if err != nil {
-		return lease{}, err
-	}
-	reserved, err := p.reserved(first, last)
-	if err != nil {
-		return lease{}, err
-	}
-	had := make(map[netip.Addr]bool, len(rows))
-	for _, a := range rows {
-		had[a] = true
-	}
-	for a := p.subnet.Pool.First.Unmap(); p.subnet.Pool.Contains(a); a = a.Next() {
-		if !had[a] && !reserved[a] && p.usable(a) {
-			return lease{Lease: dsas.Lease{Address: a}}, nil
-		}
-	}
-	over, err := collect(p.ctx, p.tx, scanLease, `SELECT `+leaseColumns+` FROM leases WHERE address BETWEEN ? AND ? AND expires <= ?
-		ORDER BY bound, address = ? DESC, expires, address`, first, last, toNanos(p.now), addrKey(want))
-	if err != nil {
-		return lease{}, err
-	}
-	for _, l := range over {
-		if !reserved[l.Address] && p.usable(l.Address) {
-			return l, nil
-		}
-	}
-	return lease{}, fmt.Errorf("pool %s-%s of subnet %s: %w", p.subnet.Pool.First, p.subnet.Pool.Last, p.subnet.Prefix, ErrPoolExhausted)
-}
-
-// usable tells whether a may be given out at all.
-func (p *pool) usable(a netip.Addr) bool { return p.subnet.MayLease(a) }
-
-// allowed tells whether a is usable and reserved for nobody.
-func (p *pool) allowed(a netip.Addr) (bool, error) {
-	if !p.usable(a) {
-		return false, nil
-	}
-	r, err := p.reserved(addrKey(a), addrKey(a))
-	return err == nil && !r[a], err
-}
-
-// reserved gives the nodes' and sites' addresses from first to last.
-func (p *pool) reserved(first, last []byte) (map[netip.Addr]bool, error) {
-	list, err := collect(p.ctx, p.tx, scanAddr, `SELECT address FROM addresses WHERE address BETWEEN ?1 AND ?2
-		UNION SELECT address FROM sites WHERE address BETWEEN ?1 AND ?2`, first, last)
-	out := make(map[netip.Addr]bool, len(list))
-	for _, a := range list {
-		out[a] = true
-	}
-	return out, err
+	l.pending++
+	return j, nil
 }
 
 // Release gives mac's address back (DHCPRELEASE). It may be given to another
 // from now on, and mac gets it again while nobody else has it. That there is no
 // such lease is no error: the packet may come twice, or late.
 func (s *Store) Release(ctx context.Context, mac dsas.MAC, addr netip.Addr) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE leases SET expires = 0, bound = 0 WHERE address = ? AND mac = ? AND declined = 0`, addrKey(addr), mac.String())
-		return err
-	})
+	p := &s.pools
+	p.mu.Lock()
+	l := p.leases[addr.Unmap()]
+	if l == nil || l.MAC != mac || l.Declined {
+		p.mu.Unlock()
+		return nil
+	}
+	p.set(l, leaseRow{mac: l.MAC, clientID: l.ClientID})
+	if !l.stored && l.pending == 0 {
+		p.mu.Unlock()
+		return nil // it was only offered
+	}
+	j, err := s.save(l, 0)
+	p.mu.Unlock()
+	if err == nil {
+		err = j.wait(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("release: %w", err)
 	}
@@ -246,11 +216,20 @@ func (s *Store) Decline(ctx context.Context, addr netip.Addr, until time.Time) e
 	if !addr.Unmap().Is4() {
 		return fmt.Errorf("decline %s: not an IPv4 address: %w", addr, dsas.ErrInvalid)
 	}
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO leases (`+leaseColumns+`) VALUES (?, '', '', ?, 1, 1)
-			ON CONFLICT (address) DO UPDATE SET expires = excluded.expires, bound = 1, declined = 1`, addrKey(addr), toNanos(until))
-		return err
-	})
+	addr = addr.Unmap()
+	p := &s.pools
+	p.mu.Lock()
+	l := p.leases[addr]
+	if l == nil {
+		l = &lease{Lease: dsas.Lease{Address: addr}}
+		p.add(l)
+	}
+	p.set(l, leaseRow{mac: l.MAC, clientID: l.ClientID, expires: until, bound: true, declined: true})
+	j, err := s.save(l, 0)
+	p.mu.Unlock()
+	if err == nil {
+		err = j.wait(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("decline %s: %w", addr, err)
 	}
@@ -258,26 +237,57 @@ func (s *Store) Decline(ctx context.Context, addr netip.Addr, until time.Time) e
 }
 
 // Lease gives the lease that holds addr at now, or dsas.ErrNotFound.
-func (s *Store) Lease(ctx context.Context, addr netip.Addr, now time.Time) (dsas.Lease, error) {
-	l, err := leaseAt(ctx, s.read, addr)
-	if err == nil && (l == nil || !l.bound || l.Declined || !l.holds(now)) {
-		err = notFound("lease of", addr.String())
+func (s *Store) Lease(_ context.Context, addr netip.Addr, now time.Time) (dsas.Lease, error) {
+	l := s.pools.held(addr)
+	if l == nil || !l.bound || l.Declined || !l.holds(now) {
+		return dsas.Lease{}, fmt.Errorf("get lease: %w", notFound("lease of", addr.String()))
 	}
-	if err != nil {
-		return dsas.Lease{}, fmt.Errorf("get lease: %w", err)
-	}
-	return l.Lease, nil
+	return l.given(true), nil
 }
 
 // Leases lists the leases and declined addresses by address, those that ran out
-// and were not given to another included; offers are not among them.
-func (s *Store) Leases(ctx context.Context) ([]dsas.Lease, error) {
-	list, err := collect(ctx, s.read, func(scan func(...any) error) (dsas.Lease, error) {
-		l, err := scanLease(scan)
-		return l.Lease, err
-	}, `SELECT `+leaseColumns+` FROM leases WHERE bound = 1 ORDER BY address`)
-	if err != nil {
-		return nil, fmt.Errorf("list leases: %w", err)
+// and were not given to another included; offers are not among them. After a
+// restart the times are those on disk, which are ahead of what was promised.
+func (s *Store) Leases(context.Context) ([]dsas.Lease, error) {
+	p := &s.pools
+	p.mu.Lock()
+	list := make([]dsas.Lease, 0, len(p.leases))
+	for _, l := range p.leases {
+		if l.bound {
+			list = append(list, l.given(false))
+		}
 	}
+	p.mu.Unlock()
+	slices.SortFunc(list, func(a, b dsas.Lease) int { return a.Address.Compare(b.Address) })
 	return list, nil
+}
+
+// clockJump is how far the clock may be off what it was before it is said.
+const clockJump = time.Minute
+
+// watchClock notices that the clock was set. Leases are counted by the
+// monotonic clock, so none ends early or late while the server runs; what is on
+// disk is put right here, for the next start.
+func (s *Store) watchClock(now time.Time) {
+	p := &s.pools
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.clock.IsZero() {
+		s.clock = now
+		return
+	}
+	jump := now.Round(0).Sub(s.clock.Round(0)) - now.Sub(s.clock)
+	if jump.Abs() < clockJump {
+		return
+	}
+	s.clock = now
+	s.log.Warn("the clock was set; leases end when they would have, by the time that has really passed", "by", jump.Round(time.Second))
+	for _, l := range p.leases {
+		if left := l.Expires.Sub(now); l.bound && left > 0 {
+			l.Expires = now.Add(left)
+			if _, err := s.save(l, aheadOf(left)); err != nil { // nobody waits for it
+				return
+			}
+		}
+	}
 }

@@ -44,7 +44,7 @@ func migrate(ctx context.Context, db *sql.DB, files fs.FS) (from, to int, err er
 		if err != nil {
 			return from, to - 1, fmt.Errorf("read migration %s: %w", name, err)
 		}
-		err = inTx(ctx, db, func(ctx context.Context, tx *sql.Tx) error {
+		err = inTx(ctx, db, func(ctx context.Context, tx *txn) error {
 			if _, err := tx.ExecContext(ctx, string(text)); err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -14,30 +15,22 @@ import (
 )
 
 // Nodes lists all nodes, sorted as people count: w9 before w10.
-func (s *Store) Nodes(ctx context.Context) ([]dsas.Node, error) {
-	nodes, err := collect(ctx, s.read, scanNode, `SELECT doc FROM nodes`)
-	if err != nil {
-		return nil, fmt.Errorf("list nodes: %w", err)
-	}
-	slices.SortFunc(nodes, func(a, b dsas.Node) int { return naturalCompare(a.Name, b.Name) })
-	return nodes, nil
-}
+func (s *Store) Nodes(context.Context) ([]dsas.Node, error) { return s.nodes.all(), nil }
 
 // Node gives the node called name, or dsas.ErrNotFound.
-func (s *Store) Node(ctx context.Context, name string) (dsas.Node, error) {
-	n, err := scanNode(s.read.QueryRowContext(ctx, `SELECT doc FROM nodes WHERE name = ?`, name).Scan)
-	if err != nil {
-		return dsas.Node{}, fmt.Errorf("get node: %w", orNotFound(err, "node", name))
+func (s *Store) Node(_ context.Context, name string) (dsas.Node, error) {
+	n, ok := s.nodes.named(name)
+	if !ok {
+		return n, fmt.Errorf("get node: %w", notFound("node", name))
 	}
 	return n, nil
 }
 
 // NodeByMAC gives the node one of whose NICs has address m, or dsas.ErrNotFound.
-func (s *Store) NodeByMAC(ctx context.Context, m dsas.MAC) (dsas.Node, error) {
-	n, err := scanNode(s.read.QueryRowContext(ctx,
-		`SELECT doc FROM nodes JOIN nics ON node_id = id WHERE mac = ?`, m.String()).Scan)
-	if err != nil {
-		return dsas.Node{}, fmt.Errorf("get node: %w", orNotFound(err, "node with MAC", m.String()))
+func (s *Store) NodeByMAC(_ context.Context, m dsas.MAC) (dsas.Node, error) {
+	n, ok := s.nodes.withMAC(m)
+	if !ok {
+		return n, fmt.Errorf("get node: %w", notFound("node with MAC", m.String()))
 	}
 	return n, nil
 }
@@ -58,7 +51,7 @@ func scanNode(scan func(...any) error) (n dsas.Node, err error) {
 func (s *Store) CreateNode(ctx context.Context, n dsas.Node) (dsas.Node, error) {
 	n = cloneNode(n)
 	n.Created = s.orNow(n.Created)
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		if err := s.checkNode(ctx, tx, 0, &n); err != nil {
 			return err
 		}
@@ -87,7 +80,7 @@ func (s *Store) CreateNode(ctx context.Context, n dsas.Node) (dsas.Node, error) 
 // nothing else is written: it must not call the store.
 func (s *Store) UpdateNode(ctx context.Context, name string, change func(*dsas.Node) error) (dsas.Node, error) {
 	var n dsas.Node
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		id, err := nodeID(ctx, tx, name)
 		if err != nil {
 			return err
@@ -121,9 +114,19 @@ func (s *Store) UpdateNode(ctx context.Context, name string, change func(*dsas.N
 
 // DeleteNode removes a node with its status, boots and secrets. Its events stay.
 func (s *Store) DeleteNode(ctx context.Context, name string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `DELETE FROM nodes WHERE name = ?`, name)
-		return must1(res, err, "node", name)
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
+		id, err := nodeID(ctx, tx, name)
+		if err != nil {
+			return err
+		}
+		if err := s.dropAddresses(ctx, tx, id); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `DELETE FROM nodes WHERE id = ?`, id); err != nil {
+			return err
+		}
+		tx.onCommit(func() { s.nodes.remove(id) })
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("delete node: %w", err)
@@ -158,6 +161,7 @@ func nodeID(ctx context.Context, q querier, name string) (id int64, err error) {
 func cloneNode(n dsas.Node) dsas.Node {
 	n.NICs = slices.Clone(n.NICs)
 	n.Interfaces = slices.Clone(n.Interfaces)
+	n.Disks = maps.Clone(n.Disks)
 	n.Menu = slices.Clone(n.Menu)
 	if n.BMC != nil {
 		b := *n.BMC
@@ -168,7 +172,7 @@ func cloneNode(n dsas.Node) dsas.Node {
 
 // checkNode checks n by itself and against everything else; id is its own, 0
 // for a new one.
-func (s *Store) checkNode(ctx context.Context, tx *sql.Tx, id int64, n *dsas.Node) error {
+func (s *Store) checkNode(ctx context.Context, tx *txn, id int64, n *dsas.Node) error {
 	if err := n.Check(); err != nil {
 		return err
 	}
@@ -213,7 +217,7 @@ func nodeAddresses(n *dsas.Node) []netip.Addr {
 	return out
 }
 
-func (s *Store) checkAddress(ctx context.Context, tx *sql.Tx, id int64, n *dsas.Node, a netip.Addr) error {
+func (s *Store) checkAddress(ctx context.Context, tx *txn, id int64, n *dsas.Node, a netip.Addr) error {
 	if err := addressFree(ctx, tx, id, a); err != nil {
 		return err
 	}
@@ -224,15 +228,15 @@ func (s *Store) checkAddress(ctx context.Context, tx *sql.Tx, id int64, n *dsas.
 	} else if !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	l, err := leaseAt(ctx, tx, a)
-	if err != nil || l == nil || !l.holds(s.now()) || n.HasMAC(l.MAC) && !l.Declined {
-		return err
+	l := s.pools.held(a)
+	if l == nil || !l.holds(s.now()) || n.HasMAC(l.MAC) && !l.Declined {
+		return nil
 	}
 	return l.conflict()
 }
 
 // addressFree refuses an address that a node other than id holds.
-func addressFree(ctx context.Context, tx *sql.Tx, id int64, a netip.Addr) error {
+func addressFree(ctx context.Context, tx *txn, id int64, a netip.Addr) error {
 	var holder string
 	err := tx.QueryRowContext(ctx, `SELECT name FROM addresses JOIN nodes ON id = node_id WHERE address = ? AND id <> ?`, addrKey(a), id).Scan(&holder)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -244,7 +248,7 @@ func addressFree(ctx context.Context, tx *sql.Tx, id int64, a netip.Addr) error 
 }
 
 // putNode writes a checked node; the password goes from n into its own column.
-func (s *Store) putNode(ctx context.Context, tx *sql.Tx, id int64, n *dsas.Node) error {
+func (s *Store) putNode(ctx context.Context, tx *txn, id int64, n *dsas.Node) error {
 	exec := func(query string, args ...any) error {
 		_, err := tx.ExecContext(ctx, query, args...)
 		return err
@@ -274,11 +278,11 @@ func (s *Store) putNode(ctx context.Context, tx *sql.Tx, id int64, n *dsas.Node)
 		if err := exec(`INSERT INTO nics (mac, node_id) VALUES (?, ?)`, nic.MAC.String(), id); err != nil {
 			return err
 		}
-		if err := exec(`DELETE FROM unknowns WHERE mac = ?`, nic.MAC.String()); err != nil {
+		if _, err := s.forgetUnknown(ctx, tx, nic.MAC); err != nil {
 			return err
 		}
 	}
-	if err := exec(`DELETE FROM addresses WHERE node_id = ?`, id); err != nil {
+	if err := s.dropAddresses(ctx, tx, id); err != nil {
 		return err
 	}
 	for _, a := range nodeAddresses(n) {
@@ -286,10 +290,44 @@ func (s *Store) putNode(ctx context.Context, tx *sql.Tx, id int64, n *dsas.Node)
 			return err
 		}
 		// What is left there is the node's own lease or one that ran out.
-		if err := exec(`DELETE FROM leases WHERE address = ?`, addrKey(a)); err != nil {
+		if err := s.takeAddress(ctx, tx, a); err != nil {
 			return err
 		}
 	}
+	kept := cloneNode(*n)
+	tx.onCommit(func() { s.nodes.put(id, kept) })
+	return nil
+}
+
+// takeAddress takes a out of the pools, from this moment on, and ends a lease
+// of it.
+func (s *Store) takeAddress(ctx context.Context, tx *txn, a netip.Addr) error {
+	p := &s.pools
+	p.reserve(1, a)
+	p.mu.Lock()
+	old := p.remove(a)
+	p.mu.Unlock()
+	tx.onUndo(func() {
+		p.reserve(-1, a)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if old != nil && p.leases[a] == nil {
+			old.gone = false
+			p.add(old)
+		}
+	})
+	_, err := tx.ExecContext(ctx, `DELETE FROM leases WHERE address = ?`, addrKey(a))
+	return err
+}
+
+// dropAddresses deletes a node's addresses; when that is on disk they may be
+// given to others.
+func (s *Store) dropAddresses(ctx context.Context, tx *txn, id int64) error {
+	old, err := collect(ctx, tx, scanAddr, `DELETE FROM addresses WHERE node_id = ? RETURNING address`, id)
+	if err != nil {
+		return err
+	}
+	tx.onCommit(func() { s.pools.reserve(-1, old...) })
 	return nil
 }
 

@@ -24,6 +24,7 @@ type progress struct {
 	proven      string     // id of the newest boot that signed something
 	provenPhase dsas.Phase // by its own events alone
 	ended       bool       // the power was switched since
+	event       int64      // that is the node's last from now on; 0: as it was
 }
 
 // bootShown is what a status says of a boot.
@@ -36,7 +37,7 @@ type bootShown struct {
 // errNoStatus: the node does not exist (any more); its events are kept.
 var errNoStatus = errors.New("no status")
 
-func readProgress(ctx context.Context, tx *sql.Tx, where string, arg any) (p progress, err error) {
+func readProgress(ctx context.Context, tx *txn, where string, arg any) (p progress, err error) {
 	err = tx.QueryRowContext(ctx, `SELECT node_id, phase, since, last_seen, boot, running, image, proven_boot, proven_phase, ended
 		FROM statuses JOIN nodes ON id = node_id WHERE `+where, arg).
 		Scan(&p.node, &p.phase, &p.since, &p.seen, &p.boot, &p.running, &p.image, &p.proven, &p.provenPhase, &p.ended)
@@ -46,10 +47,10 @@ func readProgress(ctx context.Context, tx *sql.Tx, where string, arg any) (p pro
 	return p, err
 }
 
-func (p *progress) write(ctx context.Context, tx *sql.Tx) error {
+func (p *progress) write(ctx context.Context, tx *txn) error {
 	_, err := tx.ExecContext(ctx, `UPDATE statuses SET phase = ?, since = ?, last_seen = ?, boot = ?, running = ?, image = ?,
-		proven_boot = ?, proven_phase = ?, ended = ? WHERE node_id = ?`,
-		p.phase, p.since, p.seen, p.boot, p.running, p.image, p.proven, p.provenPhase, p.ended, p.node)
+		proven_boot = ?, proven_phase = ?, ended = ?, last_event = coalesce(nullif(?, 0), last_event) WHERE node_id = ?`,
+		p.phase, p.since, p.seen, p.boot, p.running, p.image, p.proven, p.provenPhase, p.ended, p.event, p.node)
 	return err
 }
 
@@ -66,7 +67,7 @@ func (p *progress) show(phase dsas.Phase, at time.Time) {
 }
 
 // lookUp gives a boot of the node; seq is 0 where it is not known (any more).
-func (p *progress) lookUp(ctx context.Context, tx *sql.Tx, boot string) (seq int64, b bootShown, err error) {
+func (p *progress) lookUp(ctx context.Context, tx *txn, boot string) (seq int64, b bootShown, err error) {
 	b.boot = boot
 	if boot == "" {
 		return 0, b, nil
@@ -80,7 +81,7 @@ func (p *progress) lookUp(ctx context.Context, tx *sql.Tx, boot string) (seq int
 
 // prove makes boot the one that the node has proven, unless a newer one is
 // already, or the boot is not known. It tells whether boot is the proven one.
-func (p *progress) prove(ctx context.Context, tx *sql.Tx, boot string) (bool, bootShown, error) {
+func (p *progress) prove(ctx context.Context, tx *txn, boot string) (bool, bootShown, error) {
 	seq, b, err := p.lookUp(ctx, tx, boot)
 	if err != nil {
 		return false, b, err
@@ -101,7 +102,7 @@ func (p *progress) prove(ctx context.Context, tx *sql.Tx, boot string) (bool, bo
 }
 
 // applyEvent changes the status of e's node, where it has one.
-func (s *Store) applyEvent(ctx context.Context, tx *sql.Tx, e dsas.Event) error {
+func (s *Store) applyEvent(ctx context.Context, tx *txn, e dsas.Event) error {
 	p, err := readProgress(ctx, tx, `name = ?`, e.Node)
 	if errors.Is(err, errNoStatus) {
 		return nil
@@ -122,15 +123,12 @@ func (s *Store) applyEvent(ctx context.Context, tx *sql.Tx, e dsas.Event) error 
 	if err != nil {
 		return err
 	}
-	if err := p.write(ctx, tx); err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, `UPDATE statuses SET last_event = ? WHERE node_id = ?`, e.ID, p.node)
-	return err
+	p.event = e.ID
+	return p.write(ctx, tx)
 }
 
 // applySigned takes what a node says of itself.
-func (s *Store) applySigned(ctx context.Context, tx *sql.Tx, p *progress, e dsas.Event) error {
+func (s *Store) applySigned(ctx context.Context, tx *txn, p *progress, e dsas.Event) error {
 	ok, b, err := p.prove(ctx, tx, e.Boot)
 	if err != nil || !ok {
 		return err // a box that hung and was power-cycled may have had events on the way
@@ -160,7 +158,7 @@ func (s *Store) applySigned(ctx context.Context, tx *sql.Tx, p *progress, e dsas
 
 // unproven takes what anybody may have brought about, and what the server says
 // of the node.
-func (p *progress) unproven(ctx context.Context, tx *sql.Tx, e dsas.Event) error {
+func (p *progress) unproven(ctx context.Context, tx *txn, e dsas.Event) error {
 	if p.runs() && p.proven != "" && e.Kind != dsas.KindLost {
 		return nil
 	}
@@ -174,7 +172,7 @@ func (p *progress) unproven(ctx context.Context, tx *sql.Tx, e dsas.Event) error
 }
 
 // begun shows a boot that was begun, unless the node runs or a newer one is shown.
-func (p *progress) begun(ctx context.Context, tx *sql.Tx, boot string) error {
+func (p *progress) begun(ctx context.Context, tx *txn, boot string) error {
 	if p.runs() || boot == "" || boot == p.boot {
 		return nil
 	}
@@ -192,7 +190,7 @@ func (p *progress) begun(ctx context.Context, tx *sql.Tx, boot string) error {
 
 // back makes the node what it was before it fell silent, or before the power
 // command that did not reach it.
-func (p *progress) back(ctx context.Context, tx *sql.Tx, e dsas.Event) error {
+func (p *progress) back(ctx context.Context, tx *txn, e dsas.Event) error {
 	p.ended = false
 	if p.provenPhase == "" {
 		p.show(dsas.PhaseAfter(p.phase, e), e.Time)

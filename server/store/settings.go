@@ -16,7 +16,7 @@ import (
 func (s *Store) HostKey(ctx context.Context, node string, newKey func() ([]byte, error)) ([]byte, error) {
 	key, err := s.hostKey(ctx, s.read, node)
 	if err == nil && key == nil {
-		err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		err = s.write(ctx, func(ctx context.Context, tx *txn) (err error) {
 			if key, err = s.hostKey(ctx, tx, node); err != nil || key != nil {
 				return err // another was faster
 			}
@@ -61,7 +61,7 @@ func (s *Store) Setting(ctx context.Context, key string) (value string, err erro
 
 // SetSetting sets a setting.
 func (s *Store) SetSetting(ctx context.Context, key, value string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value`, key, value)
 		return err
 	})
@@ -84,7 +84,7 @@ func (s *Store) SecretSetting(ctx context.Context, key string) (string, error) {
 
 // SetSecretSetting sets a secret setting, encrypted at rest.
 func (s *Store) SetSecretSetting(ctx context.Context, key, value string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		return s.putSecretSetting(ctx, tx, key, value)
 	})
 	if err != nil {
@@ -93,7 +93,7 @@ func (s *Store) SetSecretSetting(ctx context.Context, key, value string) error {
 	return nil
 }
 
-func (s *Store) putSecretSetting(ctx context.Context, tx *sql.Tx, key, value string) error {
+func (s *Store) putSecretSetting(ctx context.Context, tx *txn, key, value string) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO secret_settings (key, value) VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value`,
 		key, s.box.seal("setting/"+key, []byte(value)))
 	return err
@@ -107,7 +107,7 @@ func (s *Store) AddToken(ctx context.Context, name string, hash []byte) error {
 	if len(hash) < 32 {
 		return fmt.Errorf("add token %s: its hash has %d bytes, want 32: %w", name, len(hash), dsas.ErrInvalid)
 	}
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		var there string
 		err := tx.QueryRowContext(ctx, `SELECT name FROM tokens WHERE name = ? OR hash = ?`, name, hash).Scan(&there)
 		if err == nil {
@@ -140,7 +140,7 @@ func (s *Store) Tokens(ctx context.Context) ([]dsas.Token, error) {
 
 // DeleteToken removes an API token; it is refused from then on.
 func (s *Store) DeleteToken(ctx context.Context, name string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		res, err := tx.ExecContext(ctx, `DELETE FROM tokens WHERE name = ?`, name)
 		return must1(res, err, "token", name)
 	})
@@ -159,7 +159,7 @@ func (s *Store) TokenByHash(ctx context.Context, hash []byte) (name string, err 
 		return "", fmt.Errorf("get token: %w", orNotFound(err, "token", "with this hash"))
 	}
 	if now := s.now(); now.Sub(fromNanos(used)) >= time.Minute {
-		err := s.writeLax(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		err := s.writeLax(ctx, func(ctx context.Context, tx *txn) error {
 			_, err := tx.ExecContext(ctx, `UPDATE tokens SET last_used = ? WHERE hash = ?`, toNanos(now), hash)
 			return err
 		})

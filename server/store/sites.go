@@ -49,7 +49,7 @@ func scanSite(scan func(...any) error) (site dsas.Site, err error) {
 // CreateSite adds a site, its defaults filled in. A name, or an address and
 // port, that is taken is dsas.ErrConflict and says by whom.
 func (s *Store) CreateSite(ctx context.Context, site dsas.Site) (dsas.Site, error) {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		return s.putSite(ctx, tx, "", &site)
 	})
 	if err != nil {
@@ -62,7 +62,7 @@ func (s *Store) CreateSite(ctx context.Context, site dsas.Site) (dsas.Site, erro
 // be renamed. change must not call the store.
 func (s *Store) UpdateSite(ctx context.Context, name string, change func(*dsas.Site) error) (dsas.Site, error) {
 	var site dsas.Site
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+	err := s.write(ctx, func(ctx context.Context, tx *txn) (err error) {
 		if site, err = getSite(ctx, tx, name); err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func (s *Store) UpdateSite(ctx context.Context, name string, change func(*dsas.S
 
 // putSite checks site and writes it in the place of the one called old, "" for
 // a new one.
-func (s *Store) putSite(ctx context.Context, tx *sql.Tx, old string, site *dsas.Site) error {
+func (s *Store) putSite(ctx context.Context, tx *txn, old string, site *dsas.Site) error {
 	site.Address = site.Address.Unmap()
 	*site = site.WithDefaults()
 	if err := site.CheckFields(); err != nil {
@@ -102,19 +102,17 @@ func (s *Store) putSite(ctx context.Context, tx *sql.Tx, old string, site *dsas.
 	if err := addressFree(ctx, tx, 0, site.Address); err != nil {
 		return fmt.Errorf("site %s: %w", site.Name, err)
 	}
-	if l, err := leaseAt(ctx, tx, site.Address); err != nil {
-		return err
-	} else if l != nil && l.holds(s.now()) {
+	if l := s.pools.held(site.Address); l != nil && l.holds(s.now()) {
 		return fmt.Errorf("site %s: %w", site.Name, l.conflict())
 	}
 	doc, err := json.Marshal(site)
 	if err != nil {
 		return fmt.Errorf("encode site: %w", err)
 	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM leases WHERE address = ?`, key); err != nil {
+	if err := s.takeAddress(ctx, tx, site.Address); err != nil {
 		return err
 	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM sites WHERE name = ?`, old); err != nil {
+	if _, err := s.dropSite(ctx, tx, old); err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO sites (name, address, port, doc) VALUES (?, ?, ?, ?)`, site.Name, key, site.Port, string(doc))
@@ -123,12 +121,26 @@ func (s *Store) putSite(ctx context.Context, tx *sql.Tx, old string, site *dsas.
 
 // DeleteSite removes the site called name.
 func (s *Store) DeleteSite(ctx context.Context, name string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `DELETE FROM sites WHERE name = ?`, name)
-		return must1(res, err, "site", name)
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
+		found, err := s.dropSite(ctx, tx, name)
+		if err == nil && !found {
+			err = notFound("site", name)
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("delete site: %w", err)
 	}
 	return nil
+}
+
+// dropSite deletes a site; when that is on disk its address may be given to
+// others.
+func (s *Store) dropSite(ctx context.Context, tx *txn, name string) (found bool, err error) {
+	old, err := collect(ctx, tx, scanAddr, `DELETE FROM sites WHERE name = ? RETURNING address`, name)
+	if err != nil {
+		return false, err
+	}
+	tx.onCommit(func() { s.pools.reserve(-1, old...) })
+	return len(old) > 0, nil
 }

@@ -66,7 +66,7 @@ func scanStatus(scan func(...any) error) (st namedStatus, err error) {
 
 // Seen records a heartbeat. It is cheap: it does not wait for the disk.
 func (s *Store) Seen(ctx context.Context, name string, at time.Time) error {
-	err := s.writeLax(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	err := s.writeLax(ctx, func(ctx context.Context, tx *txn) error {
 		res, err := tx.ExecContext(ctx, `UPDATE statuses SET last_seen = max(last_seen, ?)
 			WHERE node_id = (SELECT id FROM nodes WHERE name = ?)`, toNanos(at), name)
 		return must1(res, err, "node", name)

@@ -35,13 +35,24 @@ const (
 
 // Store is the state of one server. Its methods may be called concurrently.
 type Store struct {
-	db     *sql.DB       // the writer: FULL
-	lax    *sql.DB       // the writer where the last second may be lost to a power cut: NORMAL
-	read   *sql.DB       // readers
-	writer chan struct{} // held by whoever writes; gives commit order, and FIFO where SQLite's busy handler polls
-	box    box
-	log    *slog.Logger
-	now    func() time.Time
+	db   *sql.DB // the writer: FULL
+	lax  *sql.DB // the writer where the last second may be lost to a power cut: NORMAL
+	read *sql.DB // readers
+	box  box
+	log  *slog.Logger
+	now  func() time.Time
+
+	queue           *queue // what is to be written
+	started         bool   // the goroutine that empties it
+	stmts, laxStmts *stmts // of db and lax
+	health          health
+
+	// What is asked for every packet is in memory, read when the store opens
+	// and changed as the database is.
+	pools    pools
+	clock    time.Time // when it was last right; guarded by pools.mu
+	nodes    nodeCache
+	unknowns unknowns
 
 	mu   sync.Mutex // guards subs
 	subs map[chan dsas.Event]struct{}
@@ -64,12 +75,16 @@ func Open(ctx context.Context, path, keyPath string, log *slog.Logger) (*Store, 
 	}
 	f.Close()
 	s := &Store{
-		writer: make(chan struct{}, 1),
+		queue:  newQueue(),
 		log:    log,
 		now:    time.Now,
+		health: health{log: log, path: path},
 		subs:   map[chan dsas.Event]struct{}{},
 	}
 	if err := s.open(ctx, path, keyPath); err != nil {
+		if s.started {
+			s.queue.close()
+		}
 		s.closeAll()
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
@@ -97,6 +112,12 @@ func (s *Store) open(ctx context.Context, path, keyPath string) (err error) {
 	if s.read, err = connect(path, readers, "_query_only", "1"); err != nil {
 		return err
 	}
+	s.stmts, s.laxStmts = newStmts(s.db), newStmts(s.lax)
+	if err := errors.Join(s.pools.load(ctx, s.read, s.now()), s.nodes.load(ctx, s.read), s.unknowns.load(ctx, s.read)); err != nil {
+		return err
+	}
+	s.started = true
+	go s.commitLoop()
 	return s.openKey(ctx, keyPath)
 }
 
@@ -155,10 +176,9 @@ func (s *Store) openKey(ctx context.Context, keyPath string) error {
 // SetClock replaces time.Now, for tests. Call it before any other method.
 func (s *Store) SetClock(now func() time.Time) { s.now = now }
 
-// Close waits for the writer, ends all subscriptions and closes the file.
+// Close writes what waits, ends all subscriptions and closes the file.
 func (s *Store) Close() error {
-	s.writer <- struct{}{}
-	defer func() { <-s.writer }()
+	s.queue.close()
 	s.mu.Lock()
 	for c := range s.subs {
 		delete(s.subs, c)
@@ -177,55 +197,6 @@ func (s *Store) closeAll() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-type txFunc func(ctx context.Context, tx *sql.Tx) error
-
-// write runs fn in a transaction that is on disk when write returns nil.
-func (s *Store) write(ctx context.Context, fn txFunc) error {
-	return s.writeThen(ctx, s.db, fn, nil)
-}
-
-// writeLax is write without waiting for the disk: what it wrote outlives the
-// process, and after a power cut the last of it may be gone, nothing else.
-func (s *Store) writeLax(ctx context.Context, fn txFunc) error {
-	return s.writeThen(ctx, s.lax, fn, nil)
-}
-
-// writeThen calls then after the commit and before the next writer's turn, so
-// that what then does happens in commit order.
-func (s *Store) writeThen(ctx context.Context, db *sql.DB, fn txFunc, then func()) error {
-	select {
-	case s.writer <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-s.writer }()
-	if err := inTx(ctx, db, fn); err != nil {
-		return err
-	}
-	if then != nil {
-		then()
-	}
-	return nil
-}
-
-// inTx runs fn in a transaction. Once begun it is not cancelled with ctx: it is
-// short, and a caller that went away must not leave open whether it committed.
-func inTx(ctx context.Context, db *sql.DB, fn txFunc) error {
-	ctx = context.WithoutCancel(ctx)
-	tx, err := db.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("begin: %w", err)
-	}
-	defer tx.Rollback() // after a commit it does nothing
-	if err := fn(ctx, tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
-	}
-	return nil
 }
 
 // querier is what *sql.DB and *sql.Tx have in common.

@@ -1,0 +1,302 @@
+package store
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"dsas"
+)
+
+// pools is the leases in memory: what is asked for every packet. The database
+// is written from it and read into it when the store opens. Offers are here
+// alone.
+type pools struct {
+	mu       sync.Mutex
+	leases   map[netip.Addr]*lease
+	byMAC    map[dsas.MAC][]*lease
+	reserved map[netip.Addr]int // nodes' and sites' addresses, counted
+	pools    []*pool            // made when first asked of; forgotten when reserved changes
+}
+
+// lease is an address that somebody had or was offered.
+type lease struct {
+	dsas.Lease
+	bound bool
+	// disk is the row as it is known to be on disk.
+	disk   leaseRow
+	stored bool // there is such a row
+	// pending counts the writes of it that are under way; seq its changes.
+	pending int
+	seq     uint64
+	gone    bool // it is no longer in leases
+
+	heap *leaseHeap // that orders it; nil: none does
+	at   int        // its place there
+}
+
+// leaseRow is a row of leases.
+type leaseRow struct {
+	mac      dsas.MAC
+	clientID string
+	expires  time.Time // ahead of what was promised
+	bound    bool
+	declined bool
+}
+
+// holds tells whether the lease keeps others from its address at now.
+func (l *lease) holds(now time.Time) bool { return l.Expires.After(now) }
+
+// conflict says why nobody else can have the lease's address before it ends.
+func (l *lease) conflict() error {
+	if l.Declined {
+		return fmt.Errorf("address %s is in use by a box that is not known (seen by DHCP); take another: %w", l.Address, dsas.ErrConflict)
+	}
+	return fmt.Errorf("address %s is leased to %s until %s; take one outside the pool, or wait: %w",
+		l.Address, l.MAC, l.Expires.UTC().Format(time.RFC3339), dsas.ErrConflict)
+}
+
+// load reads leases and reserved addresses.
+func (p *pools) load(ctx context.Context, q querier, now time.Time) error {
+	p.leases, p.byMAC, p.reserved = map[netip.Addr]*lease{}, map[dsas.MAC][]*lease{}, map[netip.Addr]int{}
+	rows, err := collect(ctx, q, scanLease, `SELECT `+leaseColumns+` FROM leases`)
+	if err != nil {
+		return fmt.Errorf("read leases: %w", err)
+	}
+	for _, l := range rows {
+		l.stored = true
+		l.disk = leaseRow{l.MAC, l.ClientID, l.Expires, l.bound, l.Declined}
+		if !l.Expires.IsZero() {
+			// With now's monotonic reading, so that from here on a clock that
+			// is set neither ends nor prolongs it.
+			l.Expires = now.Add(l.Expires.Sub(now))
+		}
+		p.add(l)
+	}
+	taken, err := collect(ctx, q, scanAddr, `SELECT address FROM addresses UNION ALL SELECT address FROM sites`)
+	if err != nil {
+		return fmt.Errorf("read addresses: %w", err)
+	}
+	for _, a := range taken {
+		p.reserved[a]++
+	}
+	return nil
+}
+
+func (p *pools) add(l *lease) {
+	p.leases[l.Address] = l
+	p.byMAC[l.MAC] = append(p.byMAC[l.MAC], l)
+}
+
+// remove forgets the lease of an address, and gives it; nil: there is none.
+func (p *pools) remove(a netip.Addr) *lease {
+	l := p.leases[a]
+	if l == nil {
+		return nil
+	}
+	delete(p.leases, a)
+	p.dropMAC(l)
+	l.unorder()
+	l.gone = true
+	p.pools = nil // nobody ever had it, as it were
+	return l
+}
+
+func (p *pools) dropMAC(l *lease) {
+	rest := slices.DeleteFunc(p.byMAC[l.MAC], func(o *lease) bool { return o == l })
+	if len(rest) == 0 {
+		delete(p.byMAC, l.MAC)
+	} else {
+		p.byMAC[l.MAC] = rest
+	}
+}
+
+// set changes a lease that is in leases.
+func (p *pools) set(l *lease, to leaseRow) {
+	if l.MAC != to.mac {
+		p.dropMAC(l)
+		l.MAC = to.mac
+		p.byMAC[l.MAC] = append(p.byMAC[l.MAC], l)
+	}
+	l.ClientID, l.Expires, l.bound, l.Declined = to.clientID, to.expires, to.bound, to.declined
+	l.seq++
+	p.order(l)
+}
+
+// reserve takes addresses out of all pools, or gives them back (n is -1).
+func (p *pools) reserve(n int, addrs ...netip.Addr) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range addrs {
+		if p.reserved[a] += n; p.reserved[a] <= 0 {
+			delete(p.reserved, a)
+		}
+	}
+	p.pools = nil
+}
+
+// held gives a copy of the lease of an address, nil where there is none.
+func (p *pools) held(a netip.Addr) *lease {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l := p.leases[a.Unmap()]; l != nil {
+		c := *l
+		return &c
+	}
+	return nil
+}
+
+// pool is the addresses of one subnet's pool, in the order they are given out.
+type pool struct {
+	subnet dsas.Subnet
+	// next: every address before it was had by someone, or may not be given.
+	next           netip.Addr
+	unbound, bound leaseHeap
+}
+
+// of finds or makes the pool of a subnet.
+func (p *pools) of(subnet *dsas.Subnet, now time.Time) *pool {
+	for _, o := range p.pools {
+		s := &o.subnet
+		if s.Prefix == subnet.Prefix && s.Pool == subnet.Pool && s.Server == subnet.Server && s.Gateway == subnet.Gateway && slices.Equal(s.Exclude, subnet.Exclude) {
+			return o
+		}
+	}
+	o := &pool{subnet: *subnet, next: subnet.Pool.First.Unmap()}
+	p.pools = append(p.pools, o)
+	longest := max(subnet.Lease, time.Hour) + aheadOf(subnet.Lease)
+	for _, l := range p.leases {
+		if !subnet.Pool.Contains(l.Address) {
+			continue
+		}
+		// Written while the clock was ahead: no lease lasts as long.
+		if limit := now.Add(longest); l.Expires.After(limit) && l.seq == 0 {
+			l.Expires = limit
+		}
+		l.unorder()
+		o.order(l)
+	}
+	return o
+}
+
+// order puts a changed lease where it belongs.
+func (p *pools) order(l *lease) {
+	l.unorder()
+	for _, o := range p.pools {
+		if o.subnet.Pool.Contains(l.Address) {
+			o.order(l)
+			return
+		}
+	}
+}
+
+func (o *pool) order(l *lease) {
+	l.heap = &o.unbound
+	if l.bound || l.Declined {
+		l.heap = &o.bound
+	}
+	heap.Push(l.heap, l)
+}
+
+func (l *lease) unorder() {
+	if l.heap != nil {
+		heap.Remove(l.heap, l.at)
+		l.heap = nil
+	}
+}
+
+// choose gives the lease to be (re)written for mac: an existing one, or a new
+// one with nothing but an address.
+func (p *pools) choose(o *pool, mac dsas.MAC, want netip.Addr, now time.Time) (*lease, error) {
+	var own *lease
+	for _, l := range p.byMAC[mac] {
+		if l.Declined || !p.allowed(o, l.Address) {
+			continue
+		}
+		if own == nil || l.bound && !own.bound || l.bound == own.bound && l.Expires.After(own.Expires) {
+			own = l
+		}
+	}
+	if own != nil {
+		return own, nil
+	}
+	if want.IsValid() && p.allowed(o, want) {
+		l := p.leases[want]
+		if l == nil {
+			l = &lease{Lease: dsas.Lease{Address: want}}
+			p.add(l)
+			return l, nil
+		}
+		if !l.bound && !l.Declined && !l.holds(now) {
+			return l, nil
+		}
+	}
+	return p.search(o, want, now)
+}
+
+// search gives the lowest address of the pool that nobody ever had; when there
+// is none, one that was offered or released and not taken up; then the one
+// whose lease, or time of being declined, ended first, want before others.
+func (p *pools) search(o *pool, want netip.Addr, now time.Time) (*lease, error) {
+	for ; o.subnet.Pool.Contains(o.next); o.next = o.next.Next() {
+		if p.leases[o.next] == nil && p.allowed(o, o.next) {
+			l := &lease{Lease: dsas.Lease{Address: o.next}}
+			o.next = o.next.Next()
+			p.add(l)
+			return l, nil
+		}
+	}
+	for _, h := range []*leaseHeap{&o.unbound, &o.bound} {
+		if l := p.leases[want]; l != nil && l.heap == h && !l.holds(now) && p.allowed(o, want) {
+			return l, nil
+		}
+		for len(*h) > 0 && !(*h)[0].holds(now) {
+			if l := (*h)[0]; p.allowed(o, l.Address) {
+				return l, nil
+			}
+			(*h)[0].unorder() // it cannot be given before reserved changes
+		}
+	}
+	return nil, fmt.Errorf("pool %s-%s of subnet %s: %w", o.subnet.Pool.First, o.subnet.Pool.Last, o.subnet.Prefix, ErrPoolExhausted)
+}
+
+// allowed tells whether a may be given out and is reserved for nobody.
+func (p *pools) allowed(o *pool, a netip.Addr) bool {
+	return p.reserved[a] == 0 && o.subnet.MayLease(a)
+}
+
+// leaseHeap orders leases by the time of their ends, then by address.
+type leaseHeap []*lease
+
+func (h leaseHeap) Len() int { return len(h) }
+
+func (h leaseHeap) Less(i, j int) bool {
+	if c := h[i].Expires.Compare(h[j].Expires); c != 0 {
+		return c < 0
+	}
+	return h[i].Address.Less(h[j].Address)
+}
+
+func (h leaseHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].at, h[j].at = i, j
+}
+
+// Push implements heap.Interface.
+func (h *leaseHeap) Push(x any) {
+	l := x.(*lease)
+	l.at = len(*h)
+	*h = append(*h, l)
+}
+
+// Pop implements heap.Interface.
+func (h *leaseHeap) Pop() any {
+	l := (*h)[len(*h)-1]
+	(*h)[len(*h)-1] = nil
+	*h = (*h)[:len(*h)-1]
+	return l
+}
