@@ -42,6 +42,11 @@ func Decide(r Request) Plan {
 	if r.MAC.IsZero() {
 		return p.end(Ignore, "The request carries no Ethernet address, so it cannot be anyone's.")
 	}
+	if r.Step == StepDHCP && !r.IsIPXE() {
+		if why := r.refusal(r.arch()); why != "" {
+			return p.end(Refuse, why)
+		}
+	}
 	if r.Step == StepDHCP && !r.IsPXE() {
 		return p.end(AddressOnly, "An operating system asks (no PXE vendor class, option 60), not boot firmware: an address is all it wants.")
 	}

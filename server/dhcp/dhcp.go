@@ -274,7 +274,7 @@ func (s *Server) packet(ctx context.Context, l *link, p received) {
 
 // send brings a reply to where RFC 2131 section 4.1 wants it.
 func (l *link) send(r *reply) error {
-	b := r.msg.ToBytes()
+	b := padBootFile(r.msg.ToBytes())
 	if r.hw != nil && l.raw != nil {
 		return l.raw.SendFrame(r.hw, netip.AddrPortFrom(r.from, ServerPort), r.to, b)
 	}
