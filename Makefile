@@ -25,7 +25,9 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 PACKAGES := gcc libc6-dev iproute2 ipxe pxelinux syslinux-common mmdebstrap zstd xz-utils cpio kmod \
 	qemu-system-x86 qemu-utils ovmf openipmi ipmitool openssh-client curl procps tcpdump iputils-ping
 # The peers of make bench-net (some are already above).
-BENCH_PACKAGES := kea-dhcp4-server dnsmasq-base nginx-light tftp-hpa atftp atftpd util-linux
+BENCH_PACKAGES := kea-dhcp4-server dnsmasq-base nginx-light tftp-hpa atftp libwrap0 util-linux
+# Peers that are unpacked, not installed: their packages would start them.
+BENCH_PEERS := tftpd-hpa atftpd
 TEST_PACKAGES := chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
 	e2fsprogs xfsprogs fdisk
 
@@ -84,6 +86,8 @@ bench: deps build
 # Arguments: make bench-net ARGS="-only dhcp -quick"
 bench-net: deps build
 	$(call install,$(BENCH_PACKAGES))
+	@for p in $(BENCH_PEERS); do [ -e $(BUILD)/peers/$$p ] || { rm -rf $(BUILD)/peers/new; mkdir -p $(BUILD)/peers/new; \
+	  (cd $(BUILD)/peers/new && apt-get download -qq $$p) && dpkg -x $(BUILD)/peers/new/*.deb $(BUILD)/peers && rm -r $(BUILD)/peers/new && touch $(BUILD)/peers/$$p; }; done
 	@mkdir -p $(BUILD); $(GO) build -o $(BUILD)/benchnet ./lab/benchnet
 	DSAS_BENCHNET_JSON=$(CURDIR)/$(BUILD)/bench-net.json $(BUILD)/benchnet $(ARGS)
 

@@ -14,11 +14,16 @@ import (
 	"dsas/server/dhcp"
 )
 
-// runChild makes this process one of the servers that are measured.
-func runChild(ctx context.Context, name string, args []string) error {
+// runChild makes this process one of the servers that are measured. profile is
+// the folder for its processor profile, or "".
+func runChild(ctx context.Context, name, profile string, args []string) error {
 	switch {
 	case name == "dhcp" && len(args) == 1:
 		return memoryDHCPServer(ctx, args[0])
+	case name == "tftp" && len(args) == 1:
+		return tftpChild(ctx, args[0], profile)
+	case name == "tftp-pin" && len(args) == 1:
+		return pinChild(ctx, args[0])
 	}
 	return fmt.Errorf("no child %q: %w", name, dsas.ErrInvalid)
 }

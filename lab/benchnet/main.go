@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if *child != "" {
-		return runChild(ctx, *child, fs.Args())
+		return runChild(ctx, *child, *profile, fs.Args())
 	}
 	wanted := strings.Split(*only, ",")
 	for _, w := range wanted {
