@@ -128,10 +128,10 @@ func (c *checker) permissions() {
 		c.warn("state folder", c.cfg.State+" is not there", "dsas serve makes it when it starts.", "none needed, unless you expected nodes to be there already: then --state is wrong")
 		return
 	case err != nil:
-		c.fail("state folder", err.Error(), "", "")
+		c.fail("state folder", err.Error(), "Nothing can be kept.", "sudo dsas check, or another --state")
 		return
 	case !st.IsDir():
-		c.fail("state folder", c.cfg.State+" is no folder", "", "")
+		c.fail("state folder", c.cfg.State+" is no folder", "Nothing can be kept.", "name a folder in state, or with --state")
 		return
 	case st.Mode().Perm()&0o022 != 0:
 		c.fail("state folder", fmt.Sprintf("%s may be written by others (%#o)", c.cfg.State, st.Mode().Perm()), "They could replace the state and its key.", "chmod go-w "+c.cfg.State)

@@ -38,7 +38,7 @@ func (c *checker) network() {
 		addrs, err := interfaceAddrs([]string{name})
 		switch {
 		case err != nil:
-			c.fail("interface "+name, err.Error(), "", "")
+			c.fail("interface "+name, err.Error(), "", "sudo dsas check")
 		case ifi.Flags&net.FlagUp == 0:
 			c.fail("interface "+name, "it is down", "No packet comes or goes.", "ip link set "+name+" up")
 		case len(addrs) == 0:
@@ -72,10 +72,8 @@ func (c *checker) network() {
 func (c *checker) subnet(s dsas.Subnet) {
 	check := "subnet " + s.Prefix.String()
 	switch {
-	case s.Pool.First.IsValid() && s.Pool.Contains(s.Server):
-		c.fail(check, fmt.Sprintf("pool %s holds the server's own address %s", s.Pool, s.Server), "A stranger could be given it.", "give another pool, or exclude it")
-	case s.Pool.First.IsValid() && s.Gateway.IsValid() && s.Pool.Contains(s.Gateway):
-		c.fail(check, fmt.Sprintf("pool %s holds the gateway's address %s", s.Pool, s.Gateway), "A stranger could be given it.", "give another pool, or exclude it")
+	case s.Pool.First.IsValid() && s.PoolSize() == 0:
+		c.warn(check, fmt.Sprintf("pool %s has no address to give", s.Pool), "All of it is excluded or our own: machines that are not known get nothing.", "give a larger one, or pool: none")
 	case s.Prefix.Bits() < 16:
 		c.warn(check, "it is larger than a /16", "So large a network is most often a mistyped prefix length.", "check the prefix length of the interface's address")
 	case s.Prefix.Bits() > 30:
@@ -124,7 +122,7 @@ func (c *checker) wanted() []wanted {
 func (c *checker) ports() {
 	inside, err := sockets()
 	if err != nil {
-		c.warn("ports", "not checked: "+err.Error(), "", "")
+		c.warn("ports", "not checked: "+err.Error(), "", "ss -lntup shows them")
 		return
 	}
 	for _, w := range c.wanted() {
