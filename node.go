@@ -33,7 +33,9 @@ const (
 )
 
 // Loaders lists the values an operator may choose.
-func Loaders() []Loader { return []Loader{LoaderAuto, LoaderIPXE, LoaderPXELINUX, LoaderNBP, LoaderGRUB} }
+func Loaders() []Loader {
+	return []Loader{LoaderAuto, LoaderIPXE, LoaderPXELINUX, LoaderNBP, LoaderGRUB}
+}
 
 // Interface is an address a node holds beside its own, on a device that
 // exists because it is named: "bond0.2" is VLAN 2 on bond0.
@@ -50,8 +52,11 @@ type Node struct {
 	// ("10.77.0.101/24"). The server fills it in from the subnet when a node
 	// is added without one.
 	Address netip.Prefix `json:"address"`
-	Role    string       `json:"role,omitempty"` // assigned; "" boots nothing
-	Loader  Loader       `json:"loader,omitempty"`
+	// ClientID, where set, is one more thing the node is known by to DHCP,
+	// beside its MACs.
+	ClientID ClientID `json:"clientId,omitempty"`
+	Role     string   `json:"role,omitempty"` // assigned; "" boots nothing
+	Loader   Loader   `json:"loader,omitempty"`
 	// Menu lists roles that are offered at the node's boot loader beside the
 	// assigned one; what is picked there is for that boot alone. Empty: no menu.
 	Menu       []string    `json:"menu,omitempty"`
@@ -104,6 +109,37 @@ type Unknown struct {
 	First       time.Time  `json:"first"`
 	Last        time.Time  `json:"last"`
 	Count       int        `json:"count"`
+	Port        *Port      `json:"port,omitempty"` // where it hangs, if a relay or switch said so
+}
+
+// Port is where a box hangs, as the relay agent or switch that its DHCP
+// request came through said (RFC 3046).
+type Port struct {
+	MAC       MAC        `json:"mac"`
+	Relay     netip.Addr `json:"relay,omitzero"`      // giaddr; unset: a switch on our own segment
+	CircuitID string     `json:"circuitId,omitempty"` // as text, or 0x and hex
+	RemoteID  string     `json:"remoteId,omitempty"`
+	Interface string     `json:"interface,omitempty"` // of the server
+	Seen      time.Time  `json:"seen"`
+}
+
+// String gives "port 5 of sw1, relay 10.2.0.254".
+func (p Port) String() string {
+	var parts []string
+	if p.CircuitID != "" {
+		parts = append(parts, "port "+p.CircuitID)
+	}
+	if p.RemoteID != "" {
+		parts = append(parts, "of "+p.RemoteID)
+	}
+	text := strings.Join(parts, " ")
+	if p.Relay.IsValid() {
+		if text != "" {
+			text += ", "
+		}
+		text += "relay " + p.Relay.String()
+	}
+	return text
 }
 
 var nameRE = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

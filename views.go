@@ -12,6 +12,7 @@ import (
 type NodeView struct {
 	Node   Node       `json:"node"`
 	Status NodeStatus `json:"status"`
+	Ports  []Port     `json:"ports,omitempty"` // where its NICs hang, as relays and switches said
 }
 
 // RoleView is a role with its current image and where its definition lies.

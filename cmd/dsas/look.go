@@ -207,14 +207,18 @@ func (*unknownLsCmd) Run(ctx context.Context, a *app) error {
 	if a.JSON {
 		return a.writeJSON(unknown)
 	}
-	t := &table{head: []string{"MAC", "ARCH", "ADDRESS", "FIRST", "LAST", "COUNT", "VENDOR CLASS", "HARDWARE"}}
+	t := &table{head: []string{"MAC", "ARCH", "ADDRESS", "FIRST", "LAST", "COUNT", "PORT", "VENDOR CLASS", "HARDWARE"}}
 	now := time.Now()
 	for _, u := range unknown {
 		addr := "-"
 		if u.Address.IsValid() {
 			addr = u.Address.String()
 		}
-		t.row(u.MAC.String(), or(u.Arch), addr, ago(u.First, now)+" ago", ago(u.Last, now)+" ago", strconv.Itoa(u.Count), or(u.VendorClass), or(u.Hardware))
+		port := "-"
+		if u.Port != nil {
+			port = or(clean(u.Port.String()))
+		}
+		t.row(u.MAC.String(), or(u.Arch), addr, ago(u.First, now)+" ago", ago(u.Last, now)+" ago", strconv.Itoa(u.Count), port, or(u.VendorClass), or(u.Hardware))
 	}
 	return a.table(t, "No unknown MACs.")
 }

@@ -196,6 +196,10 @@ func describe(v dsas.NodeView) *table {
 	for i, nic := range n.NICs {
 		add(fmt.Sprintf("eth%d", i), nic.MAC.String())
 	}
+	for _, p := range v.Ports {
+		add("hangs at", fmt.Sprintf("%s (%s, %s ago)", clean(p.String()), p.MAC, ago(p.Seen, time.Now())))
+	}
+	add("client id", string(n.ClientID))
 	for _, i := range n.Interfaces {
 		add(i.Device, i.Address.String())
 	}

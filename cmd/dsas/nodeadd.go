@@ -28,7 +28,7 @@ func (*nodeAddCmd) Help() string {
 or the lowest that is free outside the pool.
 
 A CSV file begins with a line that names its columns, in any order: name, mac,
-mac2 (and so on), address, role, loader, menu, disk, interface, bmc,
+mac2 (and so on), address, client-id, role, loader, menu, disk, interface, bmc,
 bmc-password-file. menu, disk and interface may hold several values, parted by
 spaces.
 
@@ -42,7 +42,7 @@ Examples:
 func (cmd *nodeAddCmd) Run(ctx context.Context, a *app) error {
 	if cmd.CSV != "" {
 		if f := cmd.nodeFields; cmd.Name != "" || len(f.MAC)+len(f.Menu)+len(f.Disk)+len(f.Interface) > 0 || f.ConfFile != "" ||
-			f.Role != nil || f.Address != nil || f.Loader != nil || f.BMC != nil {
+			f.Role != nil || f.Address != nil || f.ClientID != nil || f.Loader != nil || f.BMC != nil {
 			return usagef("--csv says itself what the nodes are; leave NAME and the other flags out, but for --bmc-password-file")
 		}
 		return cmd.fromCSV(ctx, a)
@@ -204,7 +204,7 @@ func (b *badLines) err() error {
 
 // csvColumns are the columns there may be, beside mac2, mac3, ...
 func csvColumns() []string {
-	return []string{"name", "mac", "address", "role", "loader", "menu", "disk", "interface", "bmc", "bmc-password-file"}
+	return []string{"name", "mac", "address", "client-id", "role", "loader", "menu", "disk", "interface", "bmc", "bmc-password-file"}
 }
 
 // readCSV calls good with the columns of each line, by name, and bad for lines
@@ -276,7 +276,7 @@ func (cmd *nodeAddCmd) fromLine(ctx context.Context, a *app, c *client.Client, c
 		}
 		return nil
 	}
-	f.Role, f.Address, f.Loader = text("role"), text("address"), text("loader")
+	f.Role, f.Address, f.Loader, f.ClientID = text("role"), text("address"), text("loader"), text("client-id")
 	f.Menu = strings.Fields(columns["menu"])
 	f.Disk, f.Interface = strings.Fields(columns["disk"]), strings.Fields(columns["interface"])
 	f.BMCPasswordFile = columns["bmc-password-file"]

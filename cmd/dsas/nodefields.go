@@ -17,6 +17,7 @@ type nodeFields struct {
 	Address         *string  `help:"Reserved address; the default is a free one of the subnet." placeholder:"IP"`
 	Loader          *string  `help:"Boot loader: auto, ipxe, pxelinux, grub for UEFI with Secure Boot on, or nbp for boxes whose ROM's iPXE is of no use."`
 	Menu            []string `help:"Roles that may be picked at the node's boot loader, for one boot each; none: no menu." placeholder:"ROLE,..."`
+	ClientID        *string  `name:"client-id" help:"DHCP client identifier the node is known by beside its MACs: hex, or text:WORD." placeholder:"ID"`
 	Disk            []string `help:"Block device by its dsas.conf key. Repeat it for more." placeholder:"DBDEVICE=/dev/vda" sep:"none"`
 	Interface       []string `help:"Further address on a device; bond0.2 is VLAN 2. Repeat it for more." placeholder:"bond0.2=192.0.2.5/24"`
 	BMC             *string  `name:"bmc" help:"Power control." placeholder:"ipmi://USER@ADDR"`
@@ -48,6 +49,16 @@ func (f *nodeFields) patch(a *app) (map[string]any, error) {
 	}
 	if f.Address != nil {
 		p["address"] = orNull(*f.Address, "auto")
+	}
+	if f.ClientID != nil {
+		p["clientId"] = orNull(*f.ClientID, "")
+		if p["clientId"] != nil {
+			id, err := dsas.ParseClientID(*f.ClientID)
+			if err != nil {
+				return nil, usageError{err: err}
+			}
+			p["clientId"] = string(id)
+		}
 	}
 	if f.Loader != nil {
 		p["loader"] = orNull(*f.Loader, "auto")

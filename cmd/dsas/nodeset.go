@@ -44,7 +44,7 @@ func (cmd *nodeSetCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	if len(views) > 1 && (len(cmd.MAC) > 0 || cmd.Address != nil || len(cmd.Interface) > 0 && cmd.Interface[0] != none) {
+	if len(views) > 1 && (len(cmd.MAC) > 0 || cmd.Address != nil || cmd.ClientID != nil && *cmd.ClientID != none || len(cmd.Interface) > 0 && cmd.Interface[0] != none) {
 		return usagef("%d nodes cannot have the same MAC or address; set them one by one", len(views))
 	}
 	patch, err := cmd.patch(a)

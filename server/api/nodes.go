@@ -26,8 +26,12 @@ func (a *api) listNodes(r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	views := make([]dsas.NodeView, len(nodes))
+	ports, err := a.ports(r.Context())
+	if err != nil {
+		return answer{}, err
+	}
 	for i, n := range nodes {
-		views[i] = dsas.NodeView{Node: withoutSecrets(n), Status: statuses[n.Name]}
+		views[i] = dsas.NodeView{Node: withoutSecrets(n), Status: statuses[n.Name], Ports: portsOf(n, ports)}
 	}
 	return answer{body: views}, nil
 }
@@ -41,7 +45,32 @@ func (a *api) showNode(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{body: dsas.NodeView{Node: withoutSecrets(n), Status: status}}, nil
+	ports, err := a.ports(r.Context())
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{body: dsas.NodeView{Node: withoutSecrets(n), Status: status, Ports: portsOf(n, ports)}}, nil
+}
+
+// ports gives where MACs hang, if the store knows.
+func (a *api) ports(ctx context.Context) (map[dsas.MAC]dsas.Port, error) {
+	s, ok := a.Store.(interface {
+		Ports(ctx context.Context) (map[dsas.MAC]dsas.Port, error)
+	})
+	if !ok {
+		return nil, nil
+	}
+	return s.Ports(ctx)
+}
+
+// portsOf gives a node's, in the order of its NICs.
+func portsOf(n dsas.Node, all map[dsas.MAC]dsas.Port) (out []dsas.Port) {
+	for _, nic := range n.NICs {
+		if p, ok := all[nic.MAC]; ok {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func (a *api) node(r *http.Request) (dsas.Node, error) {

@@ -12,6 +12,15 @@ import (
 
 func (a *api) listUnknown(r *http.Request) (answer, error) {
 	unknown, err := a.Store.Unknowns(r.Context())
+	if err != nil {
+		return answer{}, err
+	}
+	ports, err := a.ports(r.Context())
+	for i, u := range unknown {
+		if p, ok := ports[u.MAC]; ok {
+			unknown[i].Port = &p
+		}
+	}
 	return answer{body: list(unknown)}, err
 }
 

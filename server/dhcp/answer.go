@@ -1,13 +1,11 @@
 package dhcp
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"time"
 
@@ -17,46 +15,46 @@ import (
 	"dsas/server/boot"
 )
 
-// reply is a message and where it goes.
-type reply struct {
-	msg  *dhcpv4.DHCPv4
-	from netip.Addr
-	to   netip.AddrPort
-	hw   net.HardwareAddr // set: the client has no address yet, send a frame to it
-}
-
 // client is what one request says of who asks.
 type client struct {
 	req    *dhcpv4.DHCPv4
 	mac    dsas.MAC
 	id     string // option 61, hex; "" when none
 	node   *dsas.Node
+	link   *link
+	relay  relayed
 	subnet dsas.Subnet
 	// address is the node's reserved address, when it lies in subnet.
 	address netip.Addr
 	// elsewhere: it is a node, and its address is of another subnet.
 	elsewhere bool
+	vendor    []byte // option 43 for this client's role and vendor class
 }
 
-// answer gives the reply to req; nil for none.
-func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4) (*reply, error) {
+// unanswered is an error that says which Drop* reason a packet falls under.
+type unanswered struct {
+	why string
+	error
+}
+
+func (u unanswered) Unwrap() error { return u.error }
+
+// answer gives the reply to req; nil for none. unicast: the packet was sent to
+// our own address, and not to everyone on the segment.
+func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4, unicast bool) (*reply, error) {
 	mac, ok := dsas.MACFrom(req.ClientHWAddr)
 	if !ok || mac[0]&1 != 0 || req.OpCode != dhcpv4.OpcodeBootRequest {
-		return nil, nil // not Ethernet, or nobody's address
+		return nil, unanswered{DropMalformed, errors.New("not from an Ethernet address")}
 	}
-	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier))}
-	node, err := s.Store.NodeByMAC(ctx, mac)
-	switch {
-	case err == nil:
-		c.node = &node
-	case !errors.Is(err, dsas.ErrNotFound):
-		return nil, fmt.Errorf("look up %s: %w", mac, err)
+	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), link: l, relay: relayOf(req)}
+	if err := s.findNode(ctx, &c); err != nil {
+		return nil, err
 	}
 	if c.node == nil && s.probing() {
-		return nil, nil // it asks again; by then it is known whose it is
+		return nil, unanswered{DropOther, nil} // it asks again; by then it is known whose it is
 	}
-	if c.subnet, ok = s.subnetFor(l, &c); !ok {
-		return nil, fmt.Errorf("no subnet for relay %s", req.GatewayIPAddr)
+	if c.subnet, ok = s.subnetFor(l, &c, unicast); !ok {
+		return nil, unanswered{DropNoSubnet, fmt.Errorf("no subnet for %s", c.relay.via(l.name))}
 	}
 	if c.node != nil {
 		if a := c.node.Address.Addr(); c.subnet.Prefix.Contains(a) {
@@ -77,65 +75,129 @@ func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4) (*repl
 	case dhcpv4.MessageTypeRelease:
 		return nil, s.release(ctx, &c)
 	}
-	return nil, nil
+	return nil, unanswered{DropOther, nil}
+}
+
+// findNode looks the client up by its MAC, then by its client identifier,
+// which stays when a NIC is changed.
+func (s *Server) findNode(ctx context.Context, c *client) error {
+	node, err := s.Store.NodeByMAC(ctx, c.mac)
+	switch {
+	case err == nil:
+		c.node = &node
+		s.known.add(c.mac)
+		return nil
+	case !errors.Is(err, dsas.ErrNotFound):
+		return fmt.Errorf("look up %s: %w", c.mac, err)
+	case c.id == "":
+		return nil
+	}
+	switch node, err = s.Store.NodeByClientID(ctx, c.id); {
+	case err == nil:
+		c.node = &node
+		if s.seen.first("id "+c.mac.String(), s.Now(), time.Hour) {
+			s.Log.Warn("a node asks from a MAC that is not on its list, known by its client id; if a NIC was changed, name the new one with: dsas node set "+node.Name+" --mac MAC", "node", node.Name, "mac", c.mac)
+		}
+	case !errors.Is(err, dsas.ErrNotFound):
+		return fmt.Errorf("look up client id of %s: %w", c.mac, err)
+	}
+	return nil
 }
 
 // subnetFor finds the subnet the client is on: by the relay agent (giaddr, or
-// the link it names, RFC 3527), else one of the segment's own, preferably the
-// one that holds the node's reserved address, then one with a pool.
-func (s *Server) subnetFor(l *link, c *client) (dsas.Subnet, bool) {
-	if gi, ok := addrOf(c.req.GatewayIPAddr); ok {
-		if o := c.req.RelayAgentInfo(); o != nil {
-			if a, ok := addrOf(o.Get(dhcpv4.LinkSelectionSubOption)); ok {
-				gi = a
-			}
-		}
+// the link it names, RFC 3527); by the client's own address where it renews
+// over routers, which it does without a relay (RFC 2131 section 4.3.2); else
+// one of the segment's own, preferably the one that holds the node's reserved
+// address, then one with a pool.
+func (s *Server) subnetFor(l *link, c *client, unicast bool) (dsas.Subnet, bool) {
+	at, ok := c.relay.agent, c.relay.agent.IsValid()
+	if c.relay.link.IsValid() {
+		at = c.relay.link
+	}
+	if !ok && unicast {
+		at, ok = addrOf(c.req.ClientIPAddr)
+	}
+	if ok {
 		for _, sub := range s.Subnets {
-			if sub.Prefix.Contains(gi) {
+			if sub.Prefix.Contains(at) {
 				return sub, true
 			}
 		}
-		return dsas.Subnet{}, false
+		if c.relay.agent.IsValid() {
+			return dsas.Subnet{}, false
+		}
 	}
-	if len(l.local) == 0 {
+	local := l.subnets()
+	if len(local) == 0 {
 		return dsas.Subnet{}, false
 	}
 	if c.node != nil {
-		for _, sub := range l.local {
+		for _, sub := range local {
 			if sub.Prefix.Contains(c.node.Address.Addr()) {
 				return sub, true
 			}
 		}
 	}
-	for _, sub := range l.local {
+	for _, sub := range local {
 		if sub.Pool.First.IsValid() {
 			return sub, true
 		}
 	}
-	return l.local[0], true
+	return local[0], true
 }
 
 // discover answers DHCPDISCOVER with an OFFER (RFC 2131 section 4.3.1).
 func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
-	addr := c.address
+	addr, probe := c.address, netip.Addr{}
 	if !addr.IsValid() {
 		want, _ := addrOf(c.req.RequestedIPAddress())
-		s.unknown(ctx, c, netip.Addr{})
 		if !c.subnet.Pool.First.IsValid() {
-			return nil, nil // a stranger, and nothing for strangers: another server may have
+			s.unknown(ctx, c, netip.Addr{})
+			return nil, unanswered{DropNoAddress, nil} // a stranger, and nothing for strangers: another server may have
 		}
-		lease, err := s.Store.Offer(ctx, c.subnet, c.mac, c.id, want, s.Now())
-		if err != nil {
+		now := s.Now()
+		if err := s.limits.admit(c, s.sizeOf(c.subnet), false, now, now.Add(offerHold)); err != nil {
+			s.limited(ctx, c, err)
+			return nil, unanswered{DropLimit, err}
+		}
+		s.unknown(ctx, c, netip.Addr{})
+		lease, err := s.Store.Offer(ctx, c.subnet, c.mac, c.id, want, now)
+		if errors.Is(err, dsas.ErrNotFound) {
+			s.limits.release(c)
+			return nil, unanswered{DropNoAddress, fmt.Errorf("address for %s: %w", c.mac, err)}
+		} else if err != nil {
 			return nil, fmt.Errorf("address for %s: %w", c.mac, err)
 		}
-		addr = lease.Address
+		// Only what is on our own segment can be asked who has an address.
+		if addr = lease.Address; !lease.Held && !s.NoProbe && !c.relay.agent.IsValid() && c.link.state.Load().raw != nil {
+			probe = addr
+		}
 	}
 	plan, err := s.plan(ctx, c)
 	if err != nil || plan.Action == boot.Ignore {
 		return nil, err
 	}
 	s.refused(ctx, c, plan)
-	return c.reply(dhcpv4.MessageTypeOffer, addr, plan), nil
+	r := c.reply(dhcpv4.MessageTypeOffer, addr, plan)
+	r.probe = probe
+	return r, nil
+}
+
+// sizeOf gives how many addresses a subnet's pool has.
+func (s *Server) sizeOf(sub dsas.Subnet) int {
+	for i := range s.Subnets {
+		if s.Subnets[i].Prefix == sub.Prefix {
+			return s.poolSize[i]
+		}
+	}
+	return 0
+}
+
+// limited records that a port or interface wants too much.
+func (s *Server) limited(ctx context.Context, c *client, err error) {
+	if s.seen.first("limit "+c.relay.via(c.link.name)+c.relay.port(c.link.name), s.Now(), 5*time.Minute) {
+		s.event(ctx, dsas.Event{MAC: c.mac, Kind: dsas.KindRefused, Message: err.Error()})
+	}
 }
 
 // request answers DHCPREQUEST in the client's four states (RFC 2131 section
@@ -147,8 +209,8 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 		// RENEWING or REBINDING; some clients repeat the address in option 50.
 		want, wanted = have, true
 	}
-	if selecting && !s.isServer(server) {
-		return nil, nil // it took another server's offer
+	if selecting && !s.isServer(c, server) {
+		return nil, unanswered{DropOther, nil} // it took another server's offer
 	}
 	if !wanted {
 		return nil, fmt.Errorf("REQUEST of %s names no address (option 50 and ciaddr are empty)", c.mac)
@@ -157,12 +219,18 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 		// Without a pool we know nothing of a stranger's address: a NAK would
 		// take away what another server gave (RFC 2131 section 4.3.2).
 		s.unknown(ctx, c, netip.Addr{})
-		return nil, nil
+		return nil, unanswered{DropNoAddress, nil}
 	}
 	if s.probing() && want != c.address {
-		return nil, nil // no NAK before it is known who else may have given it
+		return nil, unanswered{DropOther, nil} // no NAK before it is known who else may have given it
 	}
+	// Told not to be the authority, we contradict a client only where it
+	// chose us, or where it is a node.
+	mayNAK := !c.subnet.Silent || selecting || c.address.IsValid()
 	if !c.subnet.Prefix.Contains(want) {
+		if !mayNAK {
+			return nil, unanswered{DropOther, nil}
+		}
 		return c.nak(fmt.Sprintf("%s is not an address of %s", want, c.subnet.Prefix)), nil
 	}
 	if c.address.IsValid() {
@@ -175,6 +243,9 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 			return nil, err
 		}
 		if lease.Address != want {
+			if !mayNAK {
+				return nil, unanswered{DropOther, nil}
+			}
 			return c.nak(fmt.Sprintf("%s is not free", want)), nil
 		}
 		s.unknown(ctx, c, want)
@@ -197,6 +268,11 @@ func (s *Server) lease(ctx context.Context, c *client, want netip.Addr) (dsas.Le
 		return dsas.Lease{}, nil // none free: a NAK, since want is not its own
 	}
 	if err == nil && lease.Address == want {
+		until := now.Add(cmp.Or(c.subnet.Lease, defaultLease))
+		if err := s.limits.admit(c, s.sizeOf(c.subnet), true, now, until); err != nil {
+			s.limited(ctx, c, err)
+			return dsas.Lease{}, unanswered{DropLimit, err}
+		}
 		lease, err = s.Store.LeaseFor(ctx, c.subnet, c.mac, c.id, want, now)
 	}
 	if err != nil {
@@ -208,8 +284,8 @@ func (s *Server) lease(ctx context.Context, c *client, want netip.Addr) (dsas.Le
 // inform answers DHCPINFORM: configuration for a client that has its address
 // (RFC 2131 section 4.3.5), so without yiaddr and lease time.
 func (s *Server) inform(ctx context.Context, c *client) (*reply, error) {
-	if _, ok := addrOf(c.req.ClientIPAddr); !ok {
-		return nil, nil
+	if have, ok := addrOf(c.req.ClientIPAddr); !ok || !c.subnet.Prefix.Contains(have) {
+		return nil, unanswered{DropOther, nil}
 	}
 	plan, err := s.plan(ctx, c)
 	if err != nil || plan.Action == boot.Ignore {
@@ -222,7 +298,7 @@ func (s *Server) inform(ctx context.Context, c *client) (*reply, error) {
 // else. Only the address the client was given counts: anyone may send this.
 func (s *Server) decline(ctx context.Context, c *client) error {
 	addr, ok := addrOf(c.req.RequestedIPAddress())
-	if server, ok := addrOf(c.req.ServerIdentifier()); ok && !s.isServer(server) {
+	if server, ok := addrOf(c.req.ServerIdentifier()); ok && !s.isServer(c, server) {
 		return nil
 	}
 	if !ok {
@@ -252,14 +328,19 @@ func (s *Server) release(ctx context.Context, c *client) error {
 	if !ok || !c.subnet.Pool.Contains(addr) {
 		return nil
 	}
+	s.limits.release(c)
 	if err := s.Store.Release(ctx, c.mac, addr); err != nil {
 		return fmt.Errorf("release %s: %w", addr, err)
 	}
 	return nil
 }
 
-// isServer tells whether a is one of our addresses.
-func (s *Server) isServer(a netip.Addr) bool {
+// isServer tells whether a is one of our addresses, or what c's relay says
+// instead of it (RFC 5107).
+func (s *Server) isServer(c *client, a netip.Addr) bool {
+	if a == c.relay.serverID && a.IsValid() {
+		return true
+	}
 	for _, sub := range s.Subnets {
 		if sub.Server == a {
 			return true
@@ -272,6 +353,9 @@ func (s *Server) isServer(a netip.Addr) bool {
 func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 	r := Classify(c.req)
 	r.Node, r.Discovery = c.node, s.Discovery
+	if c.node != nil && !c.node.HasMAC(c.mac) && len(c.node.NICs) > 0 {
+		r.MAC = c.node.NICs[0].MAC // its boot files are under a MAC of its own
+	}
 	r.Server = boot.Server{Addr: c.subnet.Server, URL: fmt.Sprintf("http://%s", netip.AddrPortFrom(c.subnet.Server, uint16(s.HTTPPort)))}
 	if set, err := s.Images.Boot(); err == nil {
 		r.Boot = &set
@@ -295,33 +379,6 @@ func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 	return plan, nil
 }
 
-// Classify says what a DHCP request tells of who asks and what it can run.
-// Options that are damaged count as absent: firmware has many ways to be wrong.
-func Classify(req *dhcpv4.DHCPv4) boot.Request {
-	mac, _ := dsas.MACFrom(req.ClientHWAddr)
-	r := boot.Request{
-		Step: boot.StepDHCP, MAC: mac, Broadcast: req.IsBroadcast(),
-		VendorClass: string(req.Options.Get(dhcpv4.OptionClassIdentifier)),
-		UserClass:   string(req.Options.Get(dhcpv4.OptionUserClassInformation)),
-	}
-	// A list in RFC 4578; firmware sends one.
-	if a := req.Options.Get(dhcpv4.OptionClientSystemArchitectureType); len(a) >= 2 {
-		r.Arch, r.HasArch = dsas.Arch(uint16(a[0])<<8|uint16(a[1])), true
-	}
-	if g := req.Options.Get(dhcpv4.OptionClientMachineIdentifier); len(g) == 17 && g[0] == 0 {
-		r.GUID = bytes.Clone(g[1:])
-	}
-	if o := req.Options.Get(optionEtherboot); o != nil {
-		if x, err := boot.ParseIPXE(o); err == nil {
-			r.IPXE = x
-		}
-	}
-	return r
-}
-
-// optionEtherboot is iPXE's own option (IANA: "Etherboot", tentative).
-const optionEtherboot = dhcpv4.GenericOptionCode(175)
-
 // unknown records a MAC that belongs to no node.
 func (s *Server) unknown(ctx context.Context, c *client, addr netip.Addr) {
 	if c.node != nil {
@@ -331,6 +388,9 @@ func (s *Server) unknown(ctx context.Context, c *client, addr netip.Addr) {
 	// Once per exchange: the DISCOVERs that repeat within it are one question.
 	if !s.seen.first(fmt.Sprintf("unknown %s %s %t", c.mac, c.req.TransactionID, addr.IsValid()), now, time.Minute) {
 		return
+	}
+	if !s.strange.allow(now, maxStrangers) {
+		return // a flood; who is really there asks again
 	}
 	r := Classify(c.req)
 	u := dsas.Unknown{MAC: c.mac, VendorClass: clean(r.VendorClass), Address: addr, First: now, Last: now, Count: 1}

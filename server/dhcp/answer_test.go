@@ -46,6 +46,14 @@ type bench struct {
 	store *dhcptest.Store
 	l     *link
 	now   time.Time
+	// unicast: what is asked was sent to the server's own address.
+	unicast bool
+}
+
+func testLink(local ...dsas.Subnet) *link {
+	l := &link{name: "eth1"}
+	l.state.Store(&linkState{local: local})
+	return l
 }
 
 func newBench(t *testing.T) *bench {
@@ -60,7 +68,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.s, b.l = s, &link{local: []dsas.Subnet{near}}
+	b.s, b.l = s, testLink(near)
 	return b
 }
 
@@ -75,7 +83,7 @@ func (b *bench) ask(mac dsas.MAC, t dhcpv4.MessageType, mods ...dhcpv4.Modifier)
 	if m, err = dhcpv4.FromBytes(m.ToBytes()); err != nil {
 		b.t.Fatal(err)
 	}
-	r, err := b.s.answer(context.Background(), b.l, m)
+	r, err := b.s.answer(context.Background(), b.l, m, b.unicast)
 	if err != nil {
 		b.t.Logf("answer: %v", err)
 		return nil
@@ -401,7 +409,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		Classify(req)
 		b := newBench(t)
-		r, err := b.s.answer(context.Background(), b.l, req)
+		r, err := b.s.answer(context.Background(), b.l, req, false)
 		if err != nil || r == nil {
 			return
 		}

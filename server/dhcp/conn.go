@@ -1,11 +1,14 @@
 package dhcp
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/mdlayher/packet"
@@ -28,9 +31,11 @@ const receiveBuffer = 4 << 20
 type Conn struct {
 	*net.UDPConn
 	raw   *packet.Conn
-	port  int // 67 or 4011
+	arp   *arp // nil on port 4011
+	port  int  // 67 or 4011
 	iface net.Interface
 	addrs []netip.Prefix
+	begun sync.Once
 }
 
 // Listen opens a Conn on the named interface, port 67. It must be called in the
@@ -39,20 +44,11 @@ type Conn struct {
 func Listen(name string) (*Conn, error) { return listen(name, ServerPort) }
 
 func listen(name string, port int) (*Conn, error) {
-	ifi, err := net.InterfaceByName(name)
+	ifi, addrs, err := lookInterface(name)
 	if err != nil {
 		return nil, fmt.Errorf("listen for DHCP on %s: %w", name, err)
 	}
-	c := &Conn{iface: *ifi, port: port}
-	addrs, err := ifi.Addrs()
-	if err != nil {
-		return nil, fmt.Errorf("addresses of %s: %w", name, err)
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			c.addrs = append(c.addrs, p)
-		}
-	}
+	c := &Conn{iface: *ifi, port: port, addrs: addrs}
 	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error { return control(rc, name) }}
 	pc, err := lc.ListenPacket(context.Background(), "udp4", fmt.Sprintf(":%d", port))
 	if err != nil {
@@ -64,7 +60,69 @@ func listen(name string, port int) (*Conn, error) {
 		pc.Close()
 		return nil, fmt.Errorf("open packet socket on %s (CAP_NET_RAW is needed): %w", name, err)
 	}
+	if port != ServerPort {
+		return c, nil // gives no addresses, checks none
+	}
+	if c.arp, err = openARP(ifi); err != nil {
+		pc.Close()
+		c.raw.Close()
+		return nil, fmt.Errorf("open ARP socket on %s (CAP_NET_RAW is needed): %w", name, err)
+	}
 	return c, nil
+}
+
+// start begins to hear ARP; it ends with Close.
+func (c *Conn) start() {
+	if c.arp != nil {
+		c.begun.Do(func() { go c.arp.run() })
+	}
+}
+
+// outlived tells whether the interface is no longer the one that c was opened
+// on: made anew (its index is another), with another MAC or other addresses.
+func (c *Conn) outlived(ifi *net.Interface, addrs []netip.Prefix) bool {
+	return ifi.Index != c.iface.Index || !bytes.Equal(ifi.HardwareAddr, c.iface.HardwareAddr) || !slices.Equal(addrs, c.addrs)
+}
+
+// readPacket reads as ReadFrom does, and tells whether the packet was sent to
+// an address of ours and not to everyone.
+func (c *Conn) readPacket(b []byte) (n int, from net.Addr, unicast bool, err error) {
+	var oob [64]byte
+	n, on, _, addr, err := c.ReadMsgUDPAddrPort(b, oob[:])
+	if err != nil {
+		return n, nil, false, err
+	}
+	if dst, ok := pktinfo(oob[:on]); ok {
+		unicast = dst.IsGlobalUnicast() && slices.ContainsFunc(c.addrs, func(p netip.Prefix) bool { return p.Addr() == dst })
+	}
+	return n, net.UDPAddrFromAddrPort(addr), unicast, nil
+}
+
+// pktinfo reads where a packet was sent to (ip(7), IP_PKTINFO: a struct
+// in_pktinfo of the interface's index, our address, the packet's destination).
+func pktinfo(oob []byte) (netip.Addr, bool) {
+	list, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, m := range list {
+		if m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_PKTINFO && len(m.Data) >= 12 {
+			return netip.AddrFrom4([4]byte(m.Data[8:12])), true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// sendFrom sends b with src as its source address.
+func (c *Conn) sendFrom(src netip.Addr, to netip.AddrPort, b []byte) error {
+	if !slices.ContainsFunc(c.addrs, func(p netip.Prefix) bool { return p.Addr() == src }) {
+		src = netip.IPv4Unspecified() // of another interface: let the kernel choose
+	}
+	oob := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: src.As4()})
+	if _, _, err := c.WriteMsgUDPAddrPort(b, oob, to); err != nil {
+		return fmt.Errorf("send on %s: %w", c.iface.Name, err)
+	}
+	return nil
 }
 
 func control(rc syscall.RawConn, name string) error {
@@ -77,6 +135,7 @@ func control(rc syscall.RawConn, name string) error {
 		}{
 			{"bind to device", func() error { return unix.BindToDevice(s, name) }},
 			{"SO_BROADCAST", func() error { return unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_BROADCAST, 1) }},
+			{"IP_PKTINFO", func() error { return unix.SetsockoptInt(s, unix.IPPROTO_IP, unix.IP_PKTINFO, 1) }},
 			// Several interfaces, several sockets on :67.
 			{"SO_REUSEADDR", func() error { return unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }},
 		} {
@@ -101,9 +160,12 @@ func (c *Conn) Name() string { return c.iface.Name }
 // Addrs gives the interface's IPv4 addresses when it was opened.
 func (c *Conn) Addrs() []netip.Prefix { return c.addrs }
 
-// Close closes both sockets.
+// Close closes the sockets.
 func (c *Conn) Close() error {
 	c.raw.Close()
+	if c.arp != nil {
+		c.arp.conn.Close()
+	}
 	return c.UDPConn.Close()
 }
 

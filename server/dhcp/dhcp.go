@@ -22,6 +22,8 @@ import (
 type Store interface {
 	// NodeByMAC gives the node one of whose NICs has mac, or ErrNotFound.
 	NodeByMAC(ctx context.Context, mac dsas.MAC) (dsas.Node, error)
+	// NodeByClientID gives the node with that client identifier, or ErrNotFound.
+	NodeByClientID(ctx context.Context, id string) (dsas.Node, error)
 	// Offer finds an address of subnet's pool for mac: the one it holds, else
 	// want if that is free, else a free one. It promises nothing and need not
 	// be durable. ErrNotFound: none is free.
@@ -32,6 +34,8 @@ type Store interface {
 	Release(ctx context.Context, mac dsas.MAC, addr netip.Addr) error
 	// Decline takes addr out of use until then.
 	Decline(ctx context.Context, addr netip.Addr, until time.Time) error
+	// RecordPort notes which relay and switch port a MAC asks through.
+	RecordPort(ctx context.Context, p dsas.Port) error
 	// RecordUnknown notes a MAC that belongs to no node; it tells whether it is new.
 	RecordUnknown(ctx context.Context, u dsas.Unknown) (bool, error)
 	// Event records a fact.
@@ -63,7 +67,13 @@ type Config struct {
 	Probing func() bool
 	// HasLoader tells whether a boot loader's file is there; nil: all are.
 	HasLoader func(file string) bool
-	Now       func() time.Time
+	// NoProbe: pool addresses are offered without asking the segment whether
+	// somebody uses them already.
+	NoProbe bool
+	// In runs a function in the interfaces' network namespace; nil: it is the
+	// process's own. An interface that was made anew is opened in it.
+	In  func(func() error) error
+	Now func() time.Time
 }
 
 // Figures. The lease default is for a subnet that names none.
@@ -73,14 +83,22 @@ const (
 	answerWithin = 5 * time.Second // then the client has asked again anyway
 	workers      = 16
 	queue        = 64 // packets waiting for one worker
+	maxStrangers = 50 // unknown MACs recorded in one second
 )
 
 // Server answers on its listeners.
 type Server struct {
 	Config
 	seen     *recent
+	known    *macs // nodes' MACs that asked already: they go first
+	limits   *admission
+	strange  window // unknown MACs recorded this second
+	checks   checks
+	ports    *recentPorts
 	count    *counters
 	poolSize []int // of Subnets, in their order
+
+	watchEvery time.Duration
 }
 
 // New checks c and makes a Server.
@@ -97,7 +115,13 @@ func New(c Config) (*Server, error) {
 	if len(c.Subnets) == 0 {
 		return nil, fmt.Errorf("DHCP: no subnet is configured: %w", dsas.ErrInvalid)
 	}
-	s := &Server{Config: c, seen: newRecent(4096), count: newCounters()}
+	if c.In == nil {
+		c.In = func(f func() error) error { return f() }
+	}
+	s := &Server{
+		Config: c, seen: newRecent(4096), known: newMACs(1 << 16), limits: newAdmission(), count: newCounters(), ports: newRecentPorts(1 << 14),
+		checks: checks{busy: map[dsas.MAC]struct{}{}}, watchEvery: time.Second,
+	}
 	for i := range c.Subnets {
 		if err := c.Subnets[i].Check(); err != nil {
 			return nil, fmt.Errorf("DHCP: %w", err)
@@ -113,23 +137,37 @@ func (s *Server) Run(ctx context.Context) error {
 	if len(s.Listeners) == 0 {
 		return fmt.Errorf("DHCP: no interface to listen on: %w", dsas.ErrInvalid)
 	}
-	defer s.close()
 	links := make([]*link, len(s.Listeners))
 	for i, conn := range s.Listeners {
 		l, err := s.newLink(conn)
 		if err != nil {
+			for _, c := range s.Listeners {
+				c.Close()
+			}
 			return err
 		}
 		links[i] = l
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, s.close) // ends the reads
-	defer stop()
+	var wg sync.WaitGroup
+	defer s.checks.wg.Wait()
+	closeAll := func() {
+		for _, l := range links {
+			l.state.Load().conn.Close()
+		}
+	}
 	errs := make(chan error, len(links))
 	for _, l := range links {
+		if raw := l.state.Load().raw; raw != nil {
+			raw.start()
+			wg.Go(func() { s.watch(ctx, l) })
+		}
 		go func() { errs <- s.serve(ctx, l) }()
 	}
+	// Once the watches have ended nothing opens a socket any more.
+	stop := context.AfterFunc(ctx, func() { wg.Wait(); closeAll() })
+	defer stop()
 	var first error
 	for range links {
 		if err := <-errs; err != nil && first == nil {
@@ -137,78 +175,64 @@ func (s *Server) Run(ctx context.Context) error {
 			cancel()
 		}
 	}
+	cancel()
+	wg.Wait()
+	closeAll()
 	return first
 }
 
-func (s *Server) close() {
-	for _, c := range s.Listeners {
-		c.Close()
-	}
-}
-
-// newLink finds the subnets that live on conn's interface.
-func (s *Server) newLink(conn net.PacketConn) (*link, error) {
-	l := &link{conn: conn, name: conn.LocalAddr().String(), local: s.Subnets}
-	c, ok := conn.(*Conn)
-	if !ok {
-		return l, nil
-	}
-	l.raw, l.name, l.local = c, c.Name(), nil
-	for _, sub := range s.Subnets {
-		for _, p := range c.Addrs() {
-			if p.Addr() == sub.Server {
-				l.local = append(l.local, sub)
-			}
-		}
-	}
-	if len(l.local) == 0 {
-		return nil, fmt.Errorf("DHCP: interface %s has no address that is a subnet's server address (%s); add it with: ip addr add %s/%d dev %s: %w",
-			l.name, s.Subnets[0].Server, s.Subnets[0].Server, s.Subnets[0].Prefix.Bits(), l.name, dsas.ErrInvalid)
-	}
-	return l, nil
-}
-
-// link is one listener.
-type link struct {
-	conn  net.PacketConn
-	raw   *Conn // nil: answers to boxes without an address are broadcast
-	name  string
-	local []dsas.Subnet // that are on this segment
-}
-
 type received struct {
-	data []byte
-	from net.Addr
+	data    []byte
+	from    net.Addr
+	unicast bool
 }
+
+// lanes are one worker's queues: packets of known nodes do not wait behind a
+// flood of others.
+type lanes struct{ known, others chan received }
 
 // serve reads packets and deals them to a fixed number of workers, all packets
 // of one client to the same, so that its order is kept and a flood of packets
 // is a full queue and not a flood of goroutines.
 func (s *Server) serve(ctx context.Context, l *link) error {
 	var wg sync.WaitGroup
-	queues := make([]chan received, workers)
+	var queues [workers]lanes
+	done := make(chan struct{})
 	for i := range queues {
-		queues[i] = make(chan received, queue)
+		q := lanes{make(chan received, queue), make(chan received, queue)}
+		queues[i] = q
 		wg.Go(func() {
-			for p := range queues[i] {
-				s.packet(ctx, l, p)
+			for {
+				select {
+				case p := <-q.known:
+					s.packet(ctx, l, p)
+					continue
+				default:
+				}
+				select {
+				case p := <-q.known:
+					s.packet(ctx, l, p)
+				case p := <-q.others:
+					s.packet(ctx, l, p)
+				case <-done:
+					return
+				}
 			}
 		})
 	}
 	defer wg.Wait()
-	defer func() {
-		for _, q := range queues {
-			close(q)
-		}
-	}()
+	defer close(done)
 	s.Log.Info("DHCP listens", "interface", l.name)
 	pause := 10 * time.Millisecond
 	buf := make([]byte, 4096) // more than any Ethernet frame that gets here
 	for {
-		n, from, err := l.conn.ReadFrom(buf)
+		st := l.state.Load()
+		n, from, unicast, err := st.read(buf)
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case err != nil && l.state.Load() != st:
+			continue // the interface was opened anew
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("DHCP on %s: %w", l.name, err)
 		case err != nil:
@@ -225,12 +249,19 @@ func (s *Server) serve(ctx context.Context, l *link) error {
 			continue
 		}
 		pause = 10 * time.Millisecond
-		if n < 240 || buf[0] != 1 { // shorter than the fixed part, or not a BOOTREQUEST
+		if n < fixed || buf[0] != 1 { // shorter than the fixed part, or not a BOOTREQUEST
+			s.count.drop(DropMalformed)
 			continue
 		}
+		q := queues[int(buf[33])%workers] // chaddr's last byte
+		lane := q.others
+		if s.known.has(dsas.MAC(buf[28:34])) {
+			lane = q.known
+		}
 		select {
-		case queues[int(buf[33])%workers] <- received{append([]byte(nil), buf[:n]...), from}: // chaddr's last byte
+		case lane <- received{append([]byte(nil), buf[:n]...), from, unicast}:
 		default:
+			s.count.drop(DropQueue)
 			if s.seen.first(l.name+" full", s.Now(), time.Minute) {
 				s.Log.Warn("DHCP drops packets: too many at once", "interface", l.name)
 			}
@@ -238,54 +269,104 @@ func (s *Server) serve(ctx context.Context, l *link) error {
 	}
 }
 
+// read gives the next packet; unicast: it was sent to an address of ours.
+func (st *linkState) read(buf []byte) (n int, from net.Addr, unicast bool, err error) {
+	if st.raw != nil {
+		return st.raw.readPacket(buf)
+	}
+	n, from, err = st.conn.ReadFrom(buf)
+	return n, from, false, err
+}
+
 // packet answers one packet.
 func (s *Server) packet(ctx context.Context, l *link, p received) {
-	req, err := dhcpv4.FromBytes(p.data)
+	req, err := parse(p.data)
 	if err != nil {
+		s.count.drop(DropMalformed)
 		if s.seen.first(l.name+" parse", s.Now(), time.Minute) {
 			s.Log.Info("DHCP packet not understood", "interface", l.name, "from", p.from, "err", err)
 		}
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	s.count.received[receivedType(req)].Add(1)
+	work, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	var rep *reply
 	if s.Proxy {
-		rep, err = s.proxy(ctx, l, req, p.from)
+		rep, err = s.proxy(work, l, req, p.from)
 	} else {
-		rep, err = s.answer(ctx, l, req)
+		rep, err = s.answer(work, l, req, p.unicast)
 	}
-	if err != nil {
-		if s.seen.first("answer "+req.ClientHWAddr.String(), s.Now(), 10*time.Second) {
-			s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr.String(), "type", req.MessageType(), "interface", l.name, "err", err)
+	switch {
+	case err != nil:
+		s.notAnswered(l, req, err)
+	case rep == nil:
+	case rep.probe.IsValid():
+		if !s.checks.begin(rep.seen.mac) {
+			s.count.drop(DropSuperseded)
+			return
+		}
+		go s.probeAndSend(ctx, l, rep)
+	default:
+		s.sendReply(work, l, rep)
+	}
+}
+
+// notAnswered counts a packet that gets no answer, and says why once in a
+// while where that is news.
+func (s *Server) notAnswered(l *link, req *dhcpv4.DHCPv4, err error) {
+	why := DropError
+	var u unanswered
+	if errors.As(err, &u) {
+		why = u.why
+	}
+	s.count.drop(why)
+	if err == nil || errors.As(err, &u) && u.error == nil {
+		return
+	}
+	r := relayOf(req)
+	key := fmt.Sprint("drop ", why, " ", r.via(l.name))
+	if why == DropLimit {
+		key = err.Error() // names the port
+	}
+	if s.seen.first(key, s.Now(), time.Minute) {
+		s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr.String(), "type", req.MessageType(), "interface", l.name, "reason", why, "err", err)
+	}
+}
+
+// sendReply sends rep and records what is left to record.
+func (s *Server) sendReply(ctx context.Context, l *link, rep *reply) {
+	mac := rep.msg.ClientHWAddr.String()
+	if err := l.send(rep); err != nil {
+		s.count.drop(DropError)
+		if s.seen.first("send "+l.name, s.Now(), 10*time.Second) {
+			s.Log.Warn("DHCP answer not sent", "mac", mac, "interface", l.name, "err", err)
 		}
 		return
 	}
-	if rep == nil {
-		return
+	s.count.answered[typeName(rep.msg.MessageType())].Add(1)
+	if s.Log.Enabled(ctx, slog.LevelDebug) {
+		s.Log.Debug("DHCP", "mac", mac, "xid", rep.msg.TransactionID, "answer", rep.msg.MessageType(),
+			"address", rep.msg.YourIPAddr, "file", rep.msg.BootFileName, "to", rep.to)
 	}
-	if err := l.send(rep); err != nil {
-		s.Log.Warn("DHCP answer not sent", "mac", req.ClientHWAddr.String(), "interface", l.name, "err", err)
-		return
-	}
-	s.Log.Debug("DHCP", "mac", req.ClientHWAddr.String(), "xid", req.TransactionID, "asked", req.MessageType(), "answer", rep.msg.MessageType(),
-		"address", rep.msg.YourIPAddr, "file", rep.msg.BootFileName, "to", rep.to)
+	s.recordPort(ctx, rep.seen)
 }
 
 // send brings a reply to where RFC 2131 section 4.1 wants it.
 func (l *link) send(r *reply) error {
+	st := l.state.Load()
 	b := padBootFile(r.msg.ToBytes())
-	if r.hw != nil && l.raw != nil {
-		return l.raw.SendFrame(r.hw, netip.AddrPortFrom(r.from, ServerPort), r.to, b)
-	}
-	if l.raw != nil && l.raw.port == BootPort {
-		return l.raw.sendFrom(r.from, r.to, b)
+	if st.raw != nil && r.hw != nil {
+		return st.raw.SendFrame(r.hw, netip.AddrPortFrom(r.from, ServerPort), r.to, b)
 	}
 	to := r.to
 	if r.hw != nil { // no packet socket: everyone hears it
-		to = netip.AddrPortFrom(netip.AddrFrom4([4]byte{255, 255, 255, 255}), to.Port())
+		to = netip.AddrPortFrom(broadcast, to.Port())
 	}
-	_, err := l.conn.WriteTo(b, net.UDPAddrFromAddrPort(to))
+	if st.raw != nil {
+		return st.raw.sendFrom(r.from, to, b)
+	}
+	_, err := st.conn.WriteTo(b, net.UDPAddrFromAddrPort(to))
 	return err
 }
 

@@ -19,12 +19,24 @@ var noProxy = []byte{176, 1, 1}
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
+// reply is a message and where it goes.
+type reply struct {
+	msg  *dhcpv4.DHCPv4
+	from netip.Addr
+	to   netip.AddrPort
+	hw   net.HardwareAddr // set: the client has no address yet, send a frame to it
+	// probe: to be sent only if nobody else is found to use this address.
+	probe netip.Addr
+	// seen is what the request tells of where the client hangs, to be recorded.
+	seen *client
+}
+
 // reply writes an OFFER or ACK. The boot options are sent whether or not
 // option 55 asks for them: some firmware does not and wants them all the same.
 func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *reply {
 	m := c.message(t)
 	set := func(code dhcpv4.OptionCode, v []byte) { m.UpdateOption(dhcpv4.OptGeneric(code, v)) }
-	sub := c.subnet
+	sub := &c.subnet
 	if addr.IsValid() {
 		m.YourIPAddr = addr.AsSlice()
 		lease := sub.Lease
@@ -37,29 +49,8 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 	} else {
 		m.ClientIPAddr = c.req.ClientIPAddr // INFORM
 	}
-	mask := net.CIDRMask(sub.Prefix.Bits(), 32)
-	set(dhcpv4.OptionSubnetMask, mask)
-	if bits := sub.Prefix.Bits(); bits < 31 {
-		a := sub.Prefix.Masked().Addr().As4()
-		n := binary.BigEndian.Uint32(a[:]) | 1<<(32-bits) - 1
-		set(dhcpv4.OptionBroadcastAddress, binary.BigEndian.AppendUint32(nil, n))
-	}
-	if sub.Gateway.Is4() {
-		set(dhcpv4.OptionRouter, sub.Gateway.AsSlice())
-	}
-	var dns []byte
-	for _, a := range sub.DNS {
-		if a.Is4() {
-			dns = append(dns, a.AsSlice()...)
-		}
-	}
-	if dns != nil {
-		set(dhcpv4.OptionDomainNameServer, dns)
-	}
-	if sub.Domain != "" {
-		set(dhcpv4.OptionDomainName, []byte(sub.Domain))
-	}
-	if c.node != nil && !c.elsewhere {
+	network(m, c.req, sub)
+	if c.node != nil && !c.elsewhere && wants(c.req, dhcpv4.OptionHostName) {
 		set(dhcpv4.OptionHostName, []byte(c.node.Name))
 	}
 	if p.BootFile != "" {
@@ -83,12 +74,17 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 	if g := c.req.Options.Get(dhcpv4.OptionClientMachineIdentifier); g != nil {
 		set(dhcpv4.OptionClientMachineIdentifier, g)
 	}
-	r := &reply{msg: m, from: sub.Server}
-	switch gi, relayed := addrOf(c.req.GatewayIPAddr); {
-	case relayed:
-		r.to = netip.AddrPortFrom(gi, ServerPort)
-	case !c.req.ClientIPAddr.IsUnspecified() && c.req.ClientIPAddr != nil:
-		ci, _ := addrOf(c.req.ClientIPAddr)
+	if c.vendor != nil {
+		set(dhcpv4.OptionVendorSpecificInformation, c.vendor)
+	}
+	fit(m, room(c.req))
+	r := &reply{msg: m, from: sub.Server, seen: c}
+	switch ci, has := addrOf(c.req.ClientIPAddr); {
+	case c.relay.agent.IsValid():
+		r.to = netip.AddrPortFrom(c.relay.agent, ServerPort)
+	case has && t == dhcpv4.MessageTypeAck && sub.Prefix.Contains(ci):
+		// An address of another network is not believed: it would be a way to
+		// have our answers sent to anyone.
 		r.to = netip.AddrPortFrom(ci, ClientPort)
 	case c.req.IsBroadcast() || !addr.IsValid():
 		r.to, r.hw = netip.AddrPortFrom(broadcast, ClientPort), broadcastMAC
@@ -103,12 +99,19 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 func (c *client) nak(why string) *reply {
 	m := c.message(dhcpv4.MessageTypeNak)
 	m.UpdateOption(dhcpv4.OptMessage(why))
-	if gi, relayed := addrOf(c.req.GatewayIPAddr); relayed {
+	r := &reply{msg: m, from: c.subnet.Server, seen: c}
+	switch ci, has := addrOf(c.req.ClientIPAddr); {
+	case c.relay.agent.IsValid():
 		// The client may have no working address: the relay is to broadcast.
 		m.SetBroadcast()
-		return &reply{msg: m, from: c.subnet.Server, to: netip.AddrPortFrom(gi, ServerPort)}
+		r.to = netip.AddrPortFrom(c.relay.agent, ServerPort)
+	case c.subnet.Relayed && has:
+		// It renews over routers; a broadcast of ours would not get there.
+		r.to = netip.AddrPortFrom(ci, ClientPort)
+	default:
+		r.to, r.hw = netip.AddrPortFrom(broadcast, ClientPort), broadcastMAC
 	}
-	return &reply{msg: m, from: c.subnet.Server, to: netip.AddrPortFrom(broadcast, ClientPort), hw: broadcastMAC}
+	return r
 }
 
 // message begins an answer with what every one repeats of its request: xid,
@@ -125,7 +128,11 @@ func (c *client) message(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 		m.ClientIPAddr = q.ClientIPAddr // RFC 2131 table 3
 	}
 	m.UpdateOption(dhcpv4.OptMessageType(t))
-	m.UpdateOption(dhcpv4.OptServerIdentifier(c.subnet.Server.AsSlice()))
+	id := c.subnet.Server
+	if c.relay.serverID.IsValid() {
+		id = c.relay.serverID
+	}
+	m.UpdateOption(dhcpv4.OptServerIdentifier(id.AsSlice()))
 	for _, code := range []dhcpv4.OptionCode{dhcpv4.OptionClientIdentifier, dhcpv4.OptionRelayAgentInformation} {
 		if v := q.Options.Get(code); v != nil {
 			m.UpdateOption(dhcpv4.OptGeneric(code, v))

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
-	"golang.org/x/net/ipv4"
 
 	"dsas"
 	"dsas/server/boot"
@@ -52,7 +51,8 @@ func (s *Server) proxy(ctx context.Context, l *link, req *dhcpv4.DHCPv4, sender 
 	if class == "" {
 		return nil, nil // an operating system: the other server's
 	}
-	at4011 := l.raw != nil && l.raw.port == BootPort || l.raw == nil && portOf(l.conn.LocalAddr()) == BootPort
+	st := l.state.Load()
+	at4011 := st.raw != nil && st.raw.port == BootPort || st.raw == nil && portOf(st.conn.LocalAddr()) == BootPort
 	switch t := req.MessageType(); {
 	case !at4011 && t == dhcpv4.MessageTypeDiscover:
 	case at4011 && (t == dhcpv4.MessageTypeRequest || t == dhcpv4.MessageTypeInform):
@@ -60,7 +60,7 @@ func (s *Server) proxy(ctx context.Context, l *link, req *dhcpv4.DHCPv4, sender 
 		// A REQUEST on 67 takes an address, or gives one back: not ours to say.
 		return nil, nil
 	}
-	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier))}
+	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), link: l, relay: relayOf(req)}
 	node, err := s.Store.NodeByMAC(ctx, mac)
 	switch {
 	case err == nil:
@@ -124,7 +124,7 @@ func (s *Server) proxySubnet(l *link, c *client, sender net.Addr) (dsas.Subnet, 
 			}
 		}
 	}
-	return s.subnetFor(l, c)
+	return s.subnetFor(l, c, false)
 }
 
 // proxyOffer writes the offer of a proxyDHCP server: yiaddr 0, option 60, and
@@ -214,16 +214,6 @@ func (s *Server) proxied(ctx context.Context, c *client, p boot.Plan) {
 	}
 	s.event(ctx, dsas.Event{Node: c.name(), MAC: c.mac, Kind: dsas.KindDHCP,
 		Message: fmt.Sprintf("proxyDHCP: boot file %s, the address is another server's", p.BootFile)})
-}
-
-// sendFrom sends an ordinary datagram from one of the interface's addresses: a
-// PXE client takes no answer from another than it asked.
-func (c *Conn) sendFrom(src netip.Addr, to netip.AddrPort, payload []byte) error {
-	oob := (&ipv4.ControlMessage{Src: src.AsSlice()}).Marshal()
-	if _, _, err := c.WriteMsgUDPAddrPort(payload, oob, to); err != nil {
-		return fmt.Errorf("send to %s on %s: %w", to, c.iface.Name, err)
-	}
-	return nil
 }
 
 // probing tells whether it is open still if there is another DHCP server.

@@ -29,14 +29,20 @@ type at struct {
 
 func (a at) LocalAddr() net.Addr { return &net.UDPAddr{Port: a.port} }
 
+func boundLink(port int) *link {
+	l := testLink(near)
+	l.state.Store(&linkState{conn: at{port: port}, local: []dsas.Subnet{near}})
+	return l
+}
+
 // newProxyBench is a bench whose server is a proxyDHCP server, with a link for
 // each port.
 func newProxyBench(t *testing.T) (b *bench, l67, l4011 *link) {
 	t.Helper()
 	b = newBench(t)
 	b.s.Proxy = true
-	l67 = &link{conn: at{port: ServerPort}, local: []dsas.Subnet{near}}
-	l4011 = &link{conn: at{port: BootPort}, local: []dsas.Subnet{near}}
+	l67 = boundLink(ServerPort)
+	l4011 = boundLink(BootPort)
 	return b, l67, l4011
 }
 
@@ -292,7 +298,7 @@ func FuzzProxy(f *testing.F) {
 			port = BootPort
 		}
 		copy(m.ClientHWAddr, nodeMAC[:])
-		r, err := s.proxy(context.Background(), &link{conn: at{port: port}, local: []dsas.Subnet{near}}, m, &net.UDPAddr{IP: net.IPv4(10, 77, 0, 150), Port: 68})
+		r, err := s.proxy(context.Background(), boundLink(port), m, &net.UDPAddr{IP: net.IPv4(10, 77, 0, 150), Port: 68})
 		if err != nil || r == nil {
 			return
 		}

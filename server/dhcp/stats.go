@@ -64,6 +64,16 @@ func newCounters() *counters {
 
 func (c *counters) drop(why string) { c.dropped[why].Add(1) }
 
+// receivedType gives a request's label.
+func receivedType(req *dhcpv4.DHCPv4) string {
+	switch t := typeName(req.MessageType()); t {
+	case "offer", "ack", "nak":
+		return "other"
+	default:
+		return t
+	}
+}
+
 // typeName gives a message type's label.
 func typeName(t dhcpv4.MessageType) string {
 	switch t {

@@ -20,7 +20,9 @@ func TestFleetVersion(t *testing.T) {
 		return was
 	}
 	event := func(k dsas.Kind, boot string) func() {
-		return func() { must(f.AddEvent(f.ctx, dsas.Event{Node: "w1", Boot: boot, Kind: k, Message: dsas.PowerCycle}))(t) }
+		return func() {
+			must(f.AddEvent(f.ctx, dsas.Event{Node: "w1", Boot: boot, Kind: k, Message: dsas.PowerCycle}))(t)
+		}
 	}
 	boot := func(id string) func() {
 		return func() {

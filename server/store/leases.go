@@ -89,7 +89,7 @@ func (s *Store) allocate(ctx context.Context, subnet *dsas.Subnet, mac dsas.MAC,
 	s.watchClock(now)
 	p := &s.pools
 	p.mu.Lock()
-	l, err := p.choose(p.of(subnet, now), mac, want.Unmap(), now)
+	l, err := p.choose(p.of(subnet, now), mac, head(clientID, 4*maxWord), want.Unmap(), now)
 	if err != nil {
 		p.mu.Unlock()
 		return dsas.Lease{}, err

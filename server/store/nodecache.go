@@ -13,11 +13,12 @@ import (
 // and before anybody hears of it, in commit order: so it is never older than
 // what was answered, nor newer than what is on disk.
 type nodeCache struct {
-	mu     sync.RWMutex
-	byID   map[int64]*dsas.Node
-	byName map[string]*dsas.Node
-	byMAC  map[dsas.MAC]*dsas.Node
-	sorted []*dsas.Node // as people count; nil: to be made
+	mu       sync.RWMutex
+	byID     map[int64]*dsas.Node
+	byName   map[string]*dsas.Node
+	byMAC    map[dsas.MAC]*dsas.Node
+	byClient map[dsas.ClientID]*dsas.Node
+	sorted   []*dsas.Node // as people count; nil: to be made
 }
 
 type nodeRow struct {
@@ -36,6 +37,7 @@ func (c *nodeCache) load(ctx context.Context, q querier) error {
 	c.byID = make(map[int64]*dsas.Node, len(rows))
 	c.byName = make(map[string]*dsas.Node, len(rows))
 	c.byMAC = make(map[dsas.MAC]*dsas.Node, len(rows))
+	c.byClient = map[dsas.ClientID]*dsas.Node{}
 	for _, r := range rows {
 		c.put(r.id, r.node)
 	}
@@ -50,6 +52,9 @@ func (c *nodeCache) put(id int64, n dsas.Node) {
 	c.byID[id], c.byName[n.Name] = &n, &n
 	for _, nic := range n.NICs {
 		c.byMAC[nic.MAC] = &n
+	}
+	if n.ClientID != "" {
+		c.byClient[n.ClientID] = &n
 	}
 }
 
@@ -67,6 +72,7 @@ func (c *nodeCache) drop(id int64) {
 	}
 	delete(c.byID, id)
 	delete(c.byName, old.Name)
+	delete(c.byClient, old.ClientID)
 	for _, nic := range old.NICs {
 		delete(c.byMAC, nic.MAC)
 	}
@@ -85,6 +91,15 @@ func (c *nodeCache) withMAC(m dsas.MAC) (dsas.Node, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if n := c.byMAC[m]; n != nil {
+		return cloneNode(*n), true
+	}
+	return dsas.Node{}, false
+}
+
+func (c *nodeCache) withClientID(id dsas.ClientID) (dsas.Node, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if n := c.byClient[id]; n != nil {
 		return cloneNode(*n), true
 	}
 	return dsas.Node{}, false

@@ -192,6 +192,9 @@ func (s *Store) checkNode(ctx context.Context, tx *txn, id int64, n *dsas.Node) 
 			return err
 		}
 	}
+	if err := checkClientID(ctx, tx, id, n); err != nil {
+		return err
+	}
 	seen := map[netip.Addr]bool{}
 	for _, a := range nodeAddresses(n) {
 		if seen[a] {
@@ -281,6 +284,9 @@ func (s *Store) putNode(ctx context.Context, tx *txn, id int64, n *dsas.Node) er
 		if _, err := s.forgetUnknown(ctx, tx, nic.MAC); err != nil {
 			return err
 		}
+	}
+	if err := putClientID(ctx, tx, id, n); err != nil {
+		return err
 	}
 	if err := s.dropAddresses(ctx, tx, id); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -211,7 +212,7 @@ func (l *lease) unorder() {
 
 // choose gives the lease to be (re)written for mac: an existing one, or a new
 // one with nothing but an address.
-func (p *pools) choose(o *pool, mac dsas.MAC, want netip.Addr, now time.Time) (*lease, error) {
+func (p *pools) choose(o *pool, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (*lease, error) {
 	var own *lease
 	for _, l := range p.byMAC[mac] {
 		if l.Declined || !p.allowed(o, l.Address) {
@@ -223,6 +224,9 @@ func (p *pools) choose(o *pool, mac dsas.MAC, want netip.Addr, now time.Time) (*
 	}
 	if own != nil {
 		return own, nil
+	}
+	if l := p.sameClient(o, clientID); l != nil {
+		return l, nil
 	}
 	if want.IsValid() && p.allowed(o, want) {
 		l := p.leases[want]
@@ -236,6 +240,22 @@ func (p *pools) choose(o *pool, mac dsas.MAC, want netip.Addr, now time.Time) (*
 		}
 	}
 	return p.search(o, want, now)
+}
+
+// sameClient finds the lease of a box that changed its NIC: another MAC with the
+// same client identifier, of the kinds that hold no MAC themselves (RFC 4361;
+// RFC 2132 section 9.14).
+func (p *pools) sameClient(o *pool, clientID string) *lease {
+	if !strings.HasPrefix(clientID, "ff") && !strings.HasPrefix(clientID, "00") {
+		return nil
+	}
+	var found *lease
+	for _, l := range p.leases {
+		if l.ClientID == clientID && l.bound && !l.Declined && p.allowed(o, l.Address) && (found == nil || l.Expires.After(found.Expires)) {
+			found = l
+		}
+	}
+	return found
 }
 
 // search gives the lowest address of the pool that nobody ever had; when there

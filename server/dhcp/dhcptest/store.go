@@ -19,6 +19,7 @@ type Store struct {
 	leases  map[netip.Addr]dsas.Lease
 	unknown map[dsas.MAC]dsas.Unknown
 	events  []dsas.Event
+	ports   []dsas.Port
 	images  map[string]dsas.Manifest
 	boot    *dsas.BootSet
 	// Written is called, unlocked, after a lease became durable.
@@ -72,6 +73,18 @@ func (s *Store) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
 	return dsas.Node{}, fmt.Errorf("node with MAC %s: %w", mac, dsas.ErrNotFound)
 }
 
+// NodeByClientID finds a node.
+func (s *Store) NodeByClientID(_ context.Context, id string) (dsas.Node, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		if string(n.ClientID) == id && id != "" {
+			return n, nil
+		}
+	}
+	return dsas.Node{}, fmt.Errorf("node with client id %s: %w", id, dsas.ErrNotFound)
+}
+
 // Offer finds an address.
 func (s *Store) Offer(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
 	s.mu.Lock()
@@ -85,11 +98,13 @@ func (s *Store) find(sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, 
 	}
 	free := func(a netip.Addr) bool {
 		l, held := s.leases[a]
-		return sub.Pool.Contains(a) && (!held || l.MAC == mac && !l.Declined || !l.Expires.After(now))
+		return sub.MayLease(a) && (!held || l.MAC == mac && !l.Declined || !l.Expires.After(now))
 	}
 	for a, l := range s.leases {
 		if l.MAC == mac && !l.Declined && sub.Pool.Contains(a) {
-			return give(a)
+			got, err := give(a)
+			got.Held = true
+			return got, err
 		}
 	}
 	if want.IsValid() && free(want) {
@@ -145,6 +160,21 @@ func (s *Store) RecordUnknown(_ context.Context, u dsas.Unknown) (bool, error) {
 	}
 	s.unknown[u.MAC] = u
 	return !seen, nil
+}
+
+// RecordPort notes where a MAC hangs.
+func (s *Store) RecordPort(_ context.Context, p dsas.Port) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ports = append(s.ports, p)
+	return nil
+}
+
+// Ports gives what was noted, in order.
+func (s *Store) Ports() []dsas.Port {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]dsas.Port(nil), s.ports...)
 }
 
 // Event records an event.

@@ -1,0 +1,201 @@
+package dhcp
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"golang.org/x/sys/unix"
+
+	"dsas"
+)
+
+// Figures of the conflict check. A box that is there answers ARP within
+// milliseconds; the second question is for a frame that is lost.
+const (
+	probeTimes = 2
+	probeEvery = 120 * time.Millisecond
+	maxProbes  = 512 // at once; beyond that a client has to ask again
+)
+
+// arp asks who has an address, on one segment, and hears the answers.
+type arp struct {
+	conn  *packet.Conn
+	iface net.Interface
+	mu    sync.Mutex
+	asked map[netip.Addr][]chan dsas.MAC
+}
+
+// openARP opens a socket for ARP on ifi; it must be called in the interface's
+// network namespace.
+func openARP(ifi *net.Interface) (*arp, error) {
+	c, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ARP, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &arp{conn: c, iface: *ifi, asked: map[netip.Addr][]chan dsas.MAC{}}, nil
+}
+
+// run hears answers until the socket is closed.
+func (a *arp) run() {
+	buf := make([]byte, 128)
+	for {
+		n, _, err := a.conn.ReadFrom(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			time.Sleep(100 * time.Millisecond) // the interface is down, or gone: the watch closes us
+			continue
+		}
+		if mac, addr, ok := arpSender(buf[:n]); ok {
+			a.mu.Lock()
+			for _, ch := range a.asked[addr] {
+				select {
+				case ch <- mac:
+				default:
+				}
+			}
+			a.mu.Unlock()
+		}
+	}
+}
+
+// arpSender reads who an ARP frame is from (RFC 826); whatever it asks or says,
+// its sender uses the address.
+func arpSender(f []byte) (dsas.MAC, netip.Addr, bool) {
+	if len(f) < 42 || binary.BigEndian.Uint16(f[12:]) != unix.ETH_P_ARP || binary.BigEndian.Uint16(f[14:]) != 1 ||
+		binary.BigEndian.Uint16(f[16:]) != unix.ETH_P_IP || f[18] != 6 || f[19] != 4 {
+		return dsas.MAC{}, netip.Addr{}, false
+	}
+	return dsas.MAC(f[22:28]), netip.AddrFrom4([4]byte(f[28:32])), true
+}
+
+// arpProbe writes the question with an empty sender address, which changes
+// nobody's ARP cache (RFC 5227 section 1.1).
+func arpProbe(from net.HardwareAddr, addr netip.Addr) []byte {
+	f := make([]byte, 42)
+	copy(f, broadcastMAC)
+	copy(f[6:12], from)
+	binary.BigEndian.PutUint16(f[12:], unix.ETH_P_ARP)
+	copy(f[14:], []byte{0, 1, 8, 0, 6, 4, 0, 1})
+	copy(f[22:28], from)
+	to := addr.As4()
+	copy(f[38:], to[:])
+	return f
+}
+
+// inUse asks whether a box other than mac has addr. It takes about a quarter
+// of a second where nobody has.
+func (a *arp) inUse(ctx context.Context, addr netip.Addr, mac dsas.MAC) (dsas.MAC, bool) {
+	ch := make(chan dsas.MAC, 4)
+	a.mu.Lock()
+	a.asked[addr] = append(a.asked[addr], ch)
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		list := a.asked[addr]
+		for i := range list {
+			if list[i] == ch {
+				list = append(list[:i:i], list[i+1:]...)
+				break
+			}
+		}
+		if a.asked[addr] = list; len(list) == 0 {
+			delete(a.asked, addr)
+		}
+	}()
+	for range probeTimes {
+		if _, err := a.conn.WriteTo(arpProbe(a.iface.HardwareAddr, addr), &packet.Addr{HardwareAddr: broadcastMAC}); err != nil {
+			return dsas.MAC{}, false // no wire, no conflict on it
+		}
+		wait := time.NewTimer(probeEvery)
+		for waiting := true; waiting; {
+			select {
+			case who := <-ch:
+				// The box itself may have the address already.
+				if who != mac {
+					wait.Stop()
+					return who, true
+				}
+			case <-ctx.Done():
+				wait.Stop()
+				return dsas.MAC{}, false
+			case <-wait.C:
+				waiting = false
+			}
+		}
+	}
+	return dsas.MAC{}, false
+}
+
+// checks are the conflict checks that are under way.
+type checks struct {
+	mu   sync.Mutex
+	busy map[dsas.MAC]struct{}
+	wg   sync.WaitGroup
+}
+
+// begin tells whether a check for mac may begin; each that did needs its end.
+func (p *checks) begin(mac dsas.MAC) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.busy[mac]; ok || len(p.busy) >= maxProbes {
+		return false
+	}
+	p.busy[mac] = struct{}{}
+	p.wg.Add(1)
+	return true
+}
+
+func (p *checks) end(mac dsas.MAC) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.busy, mac)
+	p.wg.Done()
+}
+
+// probeAndSend sends r, an OFFER of a pool address that its client never had,
+// once nobody is found to use the address; else it takes the address out of
+// use and offers another.
+func (s *Server) probeAndSend(ctx context.Context, l *link, r *reply) {
+	defer s.checks.end(r.seen.mac)
+	c := r.seen
+	for range 4 {
+		st := l.state.Load()
+		if st.raw == nil || st.raw.arp == nil || !r.probe.IsValid() {
+			s.sendReply(ctx, l, r)
+			return
+		}
+		who, used := st.raw.arp.inUse(ctx, r.probe, c.mac)
+		if ctx.Err() != nil {
+			return
+		}
+		if !used {
+			s.sendReply(ctx, l, r)
+			return
+		}
+		s.Log.Warn("a pool address is in use by a box that did not get it from us; it is left alone for a while", "address", r.probe, "by", who, "subnet", c.subnet.Prefix)
+		s.event(ctx, dsas.Event{MAC: who, Kind: dsas.KindRefused, Message: fmt.Sprintf("pool address %s is in use by %s, which did not get it from this server", r.probe, who)})
+		work, cancel := context.WithTimeout(ctx, answerWithin)
+		err := s.Store.Decline(work, r.probe, s.Now().Add(declineTime))
+		var next *reply
+		if err == nil {
+			next, err = s.discover(work, c)
+		}
+		cancel()
+		if err != nil || next == nil {
+			s.notAnswered(l, c.req, err)
+			return
+		}
+		r = next
+	}
+	s.count.drop(DropNoAddress)
+}
