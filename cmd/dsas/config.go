@@ -56,6 +56,9 @@ type config struct {
 	// ConsolePasswordFile holds a crypt(5) hash for root on the nodes' consoles;
 	// empty: no console log-in.
 	ConsolePasswordFile string `yaml:"consolePasswordFile"`
+	// NoConflictCheck: pool addresses are offered without asking the segment
+	// (ARP, a quarter of a second) whether somebody uses them already.
+	NoConflictCheck bool `yaml:"noConflictCheck"`
 	// Cmdline is appended to every node's kernel command line.
 	Cmdline   string        `yaml:"cmdline"`
 	Heartbeat time.Duration `yaml:"heartbeat"` // 10s

@@ -229,7 +229,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	}
 	dhcpd, err := dhcp.New(dhcp.Config{
 		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.store}, Images: d.blobs, Subnets: d.subnets,
-		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: d.boot.HasLoader, In: d.inBootNetwork,
+		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: d.boot.HasLoader, In: d.inBootNetwork, NoProbe: d.cfg.NoConflictCheck,
 		Proxy: d.cfg.ProxyDHCP, Probing: watch.Probing,
 	})
 	if err != nil {

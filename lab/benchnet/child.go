@@ -43,7 +43,7 @@ func memoryDHCPServer(ctx context.Context, nodes string) error {
 		mac := load.MAC(i)
 		m.nodes[mac] = dsas.Node{Name: "n" + strconv.Itoa(i), NICs: []dsas.NIC{{MAC: mac}}, Address: netip.PrefixFrom(nodeAddr(i), 16), Role: "web"}
 	}
-	s, err := dhcp.New(dhcp.Config{Store: m, Images: m, Listeners: []net.PacketConn{c}, Subnets: []dsas.Subnet{{
+	s, err := dhcp.New(dhcp.Config{Store: m, Images: m, NoProbe: true, Listeners: []net.PacketConn{c}, Subnets: []dsas.Subnet{{
 		Prefix: netip.MustParsePrefix(subnetPrefix), Server: netip.MustParseAddr(serverAddr), Lease: time.Hour,
 		Pool: dsas.Range{First: netip.MustParseAddr(poolFirst), Last: netip.MustParseAddr(poolLast)},
 	}}})
@@ -91,6 +91,12 @@ func (m *memoryStore) Release(context.Context, dsas.MAC, netip.Addr) error { ret
 func (m *memoryStore) Decline(context.Context, netip.Addr, time.Time) error { return nil }
 
 func (m *memoryStore) RecordUnknown(context.Context, dsas.Unknown) (bool, error) { return false, nil }
+
+func (m *memoryStore) RecordPort(context.Context, dsas.Port) error { return nil }
+
+func (m *memoryStore) NodeByClientID(context.Context, string) (dsas.Node, error) {
+	return dsas.Node{}, dsas.ErrNotFound
+}
 
 func (m *memoryStore) Event(context.Context, dsas.Event) error { return nil }
 
