@@ -71,10 +71,18 @@ func (c *nodeCache) drop(id int64) {
 		return
 	}
 	delete(c.byID, id)
-	delete(c.byName, old.Name)
-	delete(c.byClient, old.ClientID)
+	// What has become another node's by now is left to it: two nodes may swap
+	// theirs in one change.
+	if c.byName[old.Name] == old {
+		delete(c.byName, old.Name)
+	}
+	if c.byClient[old.ClientID] == old {
+		delete(c.byClient, old.ClientID)
+	}
 	for _, nic := range old.NICs {
-		delete(c.byMAC, nic.MAC)
+		if c.byMAC[nic.MAC] == old {
+			delete(c.byMAC, nic.MAC)
+		}
 	}
 }
 
