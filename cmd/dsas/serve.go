@@ -32,6 +32,7 @@ import (
 	"dsas/server/ra"
 	"dsas/server/store"
 	"dsas/server/tftp"
+	"dsas/server/unproven"
 )
 
 // daemon is dsas serve: all parts, wired.
@@ -43,6 +44,7 @@ type daemon struct {
 	opt     serveOptions
 
 	store   *store.Store
+	gate    unproven.Gate // before the store, for what anybody can bring about
 	blobs   *blobs.Store
 	roles   *roles.Set
 	render  *renderer
@@ -74,6 +76,7 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 		return err
 	}
 	d := &daemon{cfg: cfg, log: log, out: out, started: time.Now(), opt: opt}
+	d.gate.Log = log.With("part", "events")
 	if err := checkOwner(cfg.State); err != nil {
 		return err
 	}
@@ -145,7 +148,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	}
 	d.render = &renderer{cfg: &d.cfg, store: d.store, roles: d.roles, subnets: d.subnets, changeHub: newChangeHub()}
 	d.boot = httpboot.New(httpboot.Config{
-		Store: d.store, Blobs: d.blobs, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
+		Store: d.bootStore(), Blobs: d.blobs, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
 		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.otherDHCP(), Neighbour: d.socks.neighbour, Heartbeat: d.cfg.Heartbeat,
 		LoaderDir: d.cfg.path("loaders"), Role: d.role, MenuTimeout: d.cfg.MenuTimeout,
@@ -223,12 +226,12 @@ func (d *daemon) listenBoot() (err error) {
 
 // components wires the parts that run.
 func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
-	watch := &dhcp.Watch{Log: d.log.With("part", "dhcp"), Ears: d.socks.ears, Allow: d.cfg.AllowOtherDHCP, Event: dhcpStore{d.store}.Event}
+	watch := &dhcp.Watch{Log: d.log.With("part", "dhcp"), Ears: d.socks.ears, Allow: d.cfg.AllowOtherDHCP, Event: dhcpStore{d.bootStore()}.Event}
 	for _, s := range d.subnets {
 		watch.Own = append(watch.Own, s.Server)
 	}
 	dhcpd, err := dhcp.New(dhcp.Config{
-		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.store}, Images: d.blobs, Subnets: d.subnets,
+		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.bootStore()}, Images: d.blobs, Subnets: d.subnets,
 		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: d.boot.HasLoader, In: d.inBootNetwork, NoProbe: d.cfg.NoConflictCheck,
 		Proxy: d.cfg.ProxyDHCP, Probing: watch.Probing,
 	})
@@ -274,11 +277,36 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	return append(list, operators...), nil
 }
 
+func (d *daemon) bootStore() bootStore { return bootStore{d.store, &d.gate} }
+
 // dhcpStore gives the DHCP server its one way to record a fact.
-type dhcpStore struct{ *store.Store }
+type dhcpStore struct{ bootStore }
 
 // Event implements dhcp.Store: no answer waits for its record.
 func (s dhcpStore) Event(_ context.Context, e dsas.Event) error { return s.NoteEvent(e) }
+
+// bootStore is the state as the boot listeners see it: what anybody can bring
+// about is stored only so often.
+type bootStore struct {
+	*store.Store
+	gate *unproven.Gate
+}
+
+// AddEvent stores e; one that is left out has no ID afterwards.
+func (s bootStore) AddEvent(ctx context.Context, e dsas.Event) (dsas.Event, error) {
+	if !s.gate.Allow(e) {
+		return e, nil
+	}
+	return s.Store.AddEvent(ctx, e)
+}
+
+// NoteEvent is AddEvent without the wait.
+func (s bootStore) NoteEvent(e dsas.Event) error {
+	if !s.gate.Allow(e) {
+		return nil
+	}
+	return s.Store.NoteEvent(e)
+}
 
 // tftpOpen gives the TFTP server what it does not have itself: shim and GRUB,
 // and what GRUB asks for.
@@ -321,7 +349,7 @@ func (d *daemon) tftpSent(ctx context.Context, t tftp.Transfer) {
 	if err != nil {
 		return
 	}
-	err = d.store.NoteEvent(dsas.Event{
+	err = d.bootStore().NoteEvent(dsas.Event{
 		Node: node.Name, MAC: t.MAC, Kind: dsas.KindNBP, Message: t.File, Bytes: t.Bytes, Duration: t.Duration,
 	})
 	if err != nil {
