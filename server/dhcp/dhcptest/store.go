@@ -31,6 +31,13 @@ func New(nodes ...dsas.Node) *Store {
 	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, unknown: map[dsas.MAC]dsas.Unknown{}, images: map[string]dsas.Manifest{}}
 }
 
+// AddNode adds a node.
+func (s *Store) AddNode(n dsas.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes = append(s.nodes, n)
+}
+
 // Publish makes roles bootable with b.
 func (s *Store) Publish(b dsas.BootSet, roles ...string) {
 	s.mu.Lock()
