@@ -326,3 +326,16 @@ func TestBuildImagesRefuses(t *testing.T) {
 		t.Errorf("state folder holds %v, %v; want nothing", entries, err)
 	}
 }
+
+func TestProxyDHCPConfig(t *testing.T) {
+	c := config{ProxyDHCP: true, NoDHCP: true}
+	c.setDefaults()
+	if err := c.check(); err == nil || !strings.Contains(err.Error(), "exclude each other") {
+		t.Errorf("check of noDHCP with proxyDHCP = %v; want a refusal", err)
+	}
+	c = config{Interfaces: []string{"lo"}, ProxyDHCP: true, Discovery: true, Subnets: []subnetConfig{{Prefix: netip.MustParsePrefix("127.0.0.0/24"), Pool: "127.0.0.9-127.0.0.10"}}}
+	subnets, err := c.subnets()
+	if err != nil || len(subnets) != 1 || subnets[0].Pool.First.IsValid() {
+		t.Errorf("subnets with proxyDHCP = %+v, %v; want no pool, and discovery without one", subnets, err)
+	}
+}

@@ -381,7 +381,10 @@ func (d *daemon) explain(ctx context.Context, mac dsas.MAC, arch string) (any, e
 	if err != nil {
 		return nil, err
 	}
-	return explainAs(req, arch)
+	if d.cfg.ProxyDHCP {
+		return explainAs(req, arch, boot.ExplainProxy)
+	}
+	return explainAs(req, arch, boot.Explain)
 }
 
 // sshInfo tells how an operator reaches a node's sshd.
@@ -439,13 +442,13 @@ func httpServer(h http.Handler, log *slog.Logger) *http.Server {
 
 // explainAs lists the steps for an architecture by its name ("bios", "uefi-x64"
 // or option 93's number); without one, for both that are booted.
-func explainAs(req boot.Request, arch string) (any, error) {
+func explainAs(req boot.Request, arch string, explain func(boot.Request) []boot.Explained) (any, error) {
 	known := []dsas.Arch{dsas.ArchBIOS, dsas.ArchEFIIA32, dsas.ArchEFIX64, dsas.ArchEFIARM64, dsas.ArchEFIX64HTTP, dsas.ArchEFIARM64HTTP}
 	req.HasArch = true
 	if arch == "" {
 		var both []boot.Explained
 		for _, req.Arch = range []dsas.Arch{dsas.ArchBIOS, dsas.ArchEFIX64} {
-			both = append(both, boot.Explain(req)...)
+			both = append(both, explain(req)...)
 		}
 		return both, nil
 	}
@@ -453,7 +456,7 @@ func explainAs(req boot.Request, arch string) (any, error) {
 	for _, k := range known {
 		if arch == k.String() || arch == strconv.Itoa(int(k)) {
 			req.Arch = k
-			return boot.Explain(req), nil
+			return explain(req), nil
 		}
 		names = append(names, k.String())
 	}

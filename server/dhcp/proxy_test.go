@@ -193,10 +193,16 @@ func TestProxyOffers(t *testing.T) {
 			t.Errorf("offer to iPXE: %v", r)
 		}
 	}
-	// One per file and exchange: BIOS, 4011, iPXE (both of its offers here are
+	// UEFI HTTP Boot takes a URL, and its own vendor class alone.
+	r = discover(optText(60, "HTTPClient:Arch:00016:UNDI:003001"), opt(93, 0, 16))
+	b.check("HTTP Boot", r, dhcpv4.MessageTypeOffer, "0.0.0.0", all, "ff:ff:ff:ff:ff:ff")
+	if f := option(r, 67); !strings.HasPrefix(f, "http://10.77.0.1:8080/") || option(r, 60) != "HTTPClient" || option(r, 43) != "" {
+		t.Errorf("offer to HTTP Boot: %s", r.msg.Summary())
+	}
+	// One per file and exchange: BIOS, 4011, HTTP, iPXE (both of its offers here are
 	// of one exchange).
-	if got := len(b.store.Events(dsas.KindDHCP)); got != 3 {
-		t.Errorf("%d events of boot files given; want 3", got)
+	if got := len(b.store.Events(dsas.KindDHCP)); got != 4 {
+		t.Errorf("%d events of boot files given; want 4", got)
 	}
 	for _, e := range b.store.Events(dsas.KindDHCP) {
 		if e.Node != "w101" || !strings.HasPrefix(e.Message, "proxyDHCP: boot file ") {

@@ -21,7 +21,7 @@ func (s *Server) notAt(from netip.Addr, wanted func(dsas.MAC) bool) string {
 	if !ok || wanted(mac) {
 		return ""
 	}
-	return fmt.Sprintf("%s, which asks, is at MAC %s: another box's.", from, mac)
+	return fmt.Sprintf("%s, which asks, is at MAC %s and is another box.", from, mac)
 }
 
 // guests are loaders whose address another DHCP server gave and which is not

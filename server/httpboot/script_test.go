@@ -154,6 +154,40 @@ func TestOtherDHCP(t *testing.T) {
 	}
 }
 
+// TestOtherDHCPNeighbour: where another server gives the addresses, ARP says who
+// asks: a node's script is for one of its NICs, whatever address that has.
+func TestOtherDHCPNeighbour(t *testing.T) {
+	at := map[netip.Addr]dsas.MAC{addr("127.77.0.66"): macNew, addr("127.77.0.67"): mac101}
+	f := open(t, func(c *httpboot.Config) {
+		c.OtherDHCP, c.Discovery = true, true
+		c.Neighbour = func(a netip.Addr) (dsas.MAC, bool) { m, ok := at[a]; return m, ok }
+	})
+	if a := f.get(addr("127.77.0.66"), scriptPath(mac101)); strings.Contains(a.body, "dsas.token") || !strings.Contains(a.body, "is another box") {
+		t.Errorf("script for another box = %s; want one that waits and says why", a.body)
+	}
+	if e := f.events(dsas.KindWarning); len(e) != 1 || !strings.Contains(e[0].Message, macNew.String()) {
+		t.Errorf("events = %+v; want a warning that names who asked", e)
+	}
+	if _, token := tokenIn(f.get(addr("127.77.0.67"), scriptPath(macNew)).body); token != "" {
+		t.Error("an unknown box's script was given to another box")
+	}
+	// Its own NIC, with an address of the other server: told, and its kernel is
+	// its boot's although it comes from that address.
+	id, token := f.begin(addr("127.77.0.67"), mac101)
+	f.get(addr("127.77.0.67"), "/v2/dsas/boot/blobs/"+string(f.boot.Kernel.Digest))
+	if e := f.events(dsas.KindScript); len(e) != 1 || !strings.Contains(e[0].Message, "127.77.0.67 of another DHCP server") || !strings.Contains(e[0].Message, "127.77.0.101") {
+		t.Errorf("events = %+v; want both addresses", e)
+	}
+	if e := f.events(dsas.KindKernel); len(e) != 1 || e[0].Boot != id {
+		t.Errorf("events = %+v; want the kernel of boot %s", e, id)
+	}
+	if _, err := f.node(w101, id).Config(t.Context(), token); err != nil {
+		t.Errorf("node config from the node's own address: %v", err)
+	}
+	// Behind a router ARP knows nothing.
+	f.begin(addr("127.77.0.99"), mac102)
+}
+
 func TestBootsPerMinute(t *testing.T) {
 	f := open(t, nil)
 	begun := func() (n int) {
