@@ -31,10 +31,12 @@ type cli struct {
 	Unknown unknownCmd `cmd:"" group:"Look:" help:"List and forget MACs that asked and belong to no node."`
 	Lease   leaseCmd   `cmd:"" group:"Look:" help:"List the leases of pool addresses."`
 
-	Serve serveCmd `cmd:"" group:"Server:" help:"Run the server."`
-	Check checkCmd `cmd:"" group:"Server:" help:"Look for what keeps boots from working, and how to mend it."`
-	Token tokenCmd `cmd:"" group:"Server:" help:"Make, list and remove tokens for the API over HTTPS."`
-	Lab   labCmd   `cmd:"" group:"Server:" help:"Run a virtual rack on this machine."`
+	Serve   serveCmd   `cmd:"" group:"Server:" help:"Run the server."`
+	Check   checkCmd   `cmd:"" group:"Server:" help:"Look for what keeps boots from working, and how to mend it."`
+	Backup  backupCmd  `cmd:"" group:"Server:" help:"Copy the server's state into one file."`
+	Restore restoreCmd `cmd:"" group:"Server:" help:"Put the state of a backup in its place."`
+	Token   tokenCmd   `cmd:"" group:"Server:" help:"Make, list and remove tokens for the API over HTTPS."`
+	Lab     labCmd     `cmd:"" group:"Server:" help:"Run a virtual rack on this machine."`
 
 	Version    versionCmd    `cmd:"" group:"More:" help:"Show the version."`
 	Completion completionCmd `cmd:"" group:"More:" help:"Print a completion script for bash."`

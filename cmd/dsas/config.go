@@ -72,7 +72,10 @@ type bondConfig struct {
 	Options string `yaml:"options"` // "mode=active-backup miimon=100"
 }
 
-const defaultConfigPath = "/etc/dsas/dsas.yaml"
+const (
+	defaultConfigDir  = "/etc/dsas"
+	defaultConfigPath = defaultConfigDir + "/dsas.yaml"
+)
 
 // loadConfig reads path strictly; the default path may be missing.
 func loadConfig(path string) (config, error) {

@@ -85,6 +85,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 		return err
 	}
 	defer unlock()
+	if err := noPendingRestore(cfg.State); err != nil {
+		return err
+	}
 	if err := d.open(ctx); err != nil {
 		return err
 	}
@@ -102,7 +105,8 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 	return server.Run(ctx, log, components...)
 }
 
-// lockState keeps two servers off one state folder.
+// lockState keeps two servers off one state folder, and a restore off a
+// server's.
 func lockState(dir string) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
@@ -113,7 +117,7 @@ func lockState(dir string) (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("state folder %s is in use by another dsas serve: %w", dir, dsas.ErrConflict)
+		return nil, fmt.Errorf("state folder %s is in use by a dsas serve; stop it first (systemctl stop dsas): %w", dir, dsas.ErrConflict)
 	}
 	return func() { f.Close() }, nil
 }

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/age"
+	"golang.org/x/sys/unix"
+
+	"dsas"
+	"dsas/server/backup"
+	"dsas/server/blobs"
+	"dsas/server/store"
+)
+
+// Names within a backup.
+const (
+	inConfig   = "etc/dsas.yaml"
+	inKeys     = "etc/authorized_keys"
+	inConsole  = "etc/console-password"
+	inRoles    = "roles"
+	inBlobs    = "images/blobs/sha256"
+	inManifest = "images/roles"
+	inBootSet  = "images/boot.json"
+)
+
+// stateFiles are what a backup holds of the state folder beside dsas.db.
+var stateFiles = []string{"key", "tls.crt", "tls.key"}
+
+type backupRequest struct {
+	Config     config
+	ConfigPath string
+	File       string
+	Images     bool
+	Recipients []age.Recipient
+	Warn       func(line string)
+}
+
+// makeBackup writes a backup of the state, of a server that may be running.
+func makeBackup(ctx context.Context, req backupRequest) (backup.Manifest, error) {
+	cfg := req.Config
+	host, err := os.Hostname()
+	if err != nil {
+		return backup.Manifest{}, fmt.Errorf("back up: %w", err)
+	}
+	m := backup.Manifest{Version: versionText(), Created: time.Now().UTC().Truncate(time.Second), Host: host, Config: req.ConfigPath, WithImages: req.Images}
+	fail := func(err error) (backup.Manifest, error) { return m, fmt.Errorf("back up: %w", err) }
+	if err := noPendingRestore(cfg.State); err != nil {
+		return fail(err)
+	}
+	if _, err := os.Stat(cfg.path("dsas.db")); err != nil {
+		return fail(fmt.Errorf("%w; --state says where the state is", err))
+	}
+	tmp, done, err := backupFolder(cfg.path("backup.tmp"))
+	if err != nil {
+		return fail(err)
+	}
+	defer done()
+	// The key before the database: a key is made once, and never after the
+	// secrets that it seals.
+	for _, name := range stateFiles {
+		if err := m.Add("state/"+name, cfg.path(name)); err != nil {
+			return fail(err)
+		}
+	}
+	if _, ok := m.File("state/key"); !ok {
+		return fail(fmt.Errorf("key %s is missing: %w", cfg.path("key"), dsas.ErrNotFound))
+	}
+	copied := filepath.Join(tmp, "dsas.db")
+	if m.Schema, err = store.Snapshot(ctx, cfg.path("dsas.db"), copied); err != nil {
+		return fail(err)
+	}
+	if err := m.Add("state/dsas.db", copied); err != nil {
+		return fail(err)
+	}
+	if err := addConfig(&m, req); err != nil {
+		return fail(err)
+	}
+	if err := addImages(&m, cfg.path("images"), req.Images); err != nil {
+		return fail(err)
+	}
+	if err := backup.WriteFile(ctx, req.File, m, req.Recipients); err != nil {
+		return fail(err)
+	}
+	return m, nil
+}
+
+// backupFolder makes an empty folder for the copy of the database, for one
+// backup at a time; what a killed one left there goes.
+func backupFolder(dir string) (path string, done func(), err error) {
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", nil, err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		d.Close()
+		return "", nil, fmt.Errorf("another backup is being made (%s is locked): %w", dir, dsas.ErrConflict)
+	}
+	for _, name := range []string{"dsas.db", "dsas.db-journal"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			d.Close()
+			return "", nil, err
+		}
+	}
+	return dir, func() {
+		os.RemoveAll(dir)
+		d.Close()
+	}, nil
+}
+
+func addConfig(m *backup.Manifest, req backupRequest) error {
+	keys := req.Config.AuthorizedKeys
+	if keys == "" {
+		keys = defaultConfigDir + "/authorized_keys"
+	}
+	for name, path := range map[string]string{inConfig: req.ConfigPath, inKeys: keys, inConsole: req.Config.ConsolePasswordFile} {
+		if path == "" {
+			continue
+		}
+		if err := m.Add(name, path); err != nil {
+			return err
+		}
+	}
+	return m.AddTree(inRoles, req.Config.Roles, func(path string) {
+		req.Warn(path + " is neither file nor folder, and not in the backup")
+	})
+}
+
+// addImages lists what is current, and with content adds all of it.
+func addImages(m *backup.Manifest, dir string, content bool) error {
+	have, err := blobs.Open(dir)
+	if err != nil {
+		return err
+	}
+	if m.Images, err = have.Images(); err != nil {
+		return err
+	}
+	set, err := have.Boot()
+	if err == nil {
+		m.Boot = &set
+	} else if !errors.Is(err, dsas.ErrNotFound) {
+		return err
+	}
+	if !content {
+		return nil
+	}
+	seen := map[dsas.Digest]bool{}
+	add := func(d dsas.Digest, size int64) {
+		if !seen[d] {
+			seen[d] = true
+			m.AddBlob(inBlobs+"/"+d.Hex(), filepath.Join(dir, "blobs", "sha256", d.Hex()), d, size)
+		}
+	}
+	for _, image := range m.Images {
+		for _, p := range image.Parts {
+			add(p.Digest, p.Size)
+		}
+		if err := m.Add(inBlobs+"/"+image.Digest.Hex(), filepath.Join(dir, "blobs", "sha256", image.Digest.Hex())); err != nil {
+			return err
+		}
+		if err := m.Add(inManifest+"/"+image.Role+".json", filepath.Join(dir, "roles", image.Role+".json")); err != nil {
+			return err
+		}
+	}
+	if m.Boot == nil {
+		return nil
+	}
+	add(m.Boot.Kernel.Digest, m.Boot.Kernel.Size)
+	add(m.Boot.Initramfs.Digest, m.Boot.Initramfs.Size)
+	if f := m.Boot.Firmware; f != nil {
+		add(f.Digest, f.Size)
+	}
+	return m.Add(inBootSet, filepath.Join(dir, "boot.json"))
+}

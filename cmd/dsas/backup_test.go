@@ -1,0 +1,444 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"filippo.io/age"
+
+	"dsas"
+	"dsas/server/backup"
+	"dsas/server/blobs"
+	"dsas/server/store"
+)
+
+// TestMain lets the tests start this program as a dsas that is killed at a
+// given step.
+func TestMain(m *testing.M) {
+	if args := os.Getenv("DSAS_TEST_RUN"); args != "" {
+		left, _ := strconv.Atoi(os.Getenv("DSAS_TEST_KILL"))
+		restoreStep = func(string) {
+			if left--; left == 0 {
+				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+				select {}
+			}
+		}
+		os.Exit(report(run(context.Background(), strings.Split(args, "\n"), os.Stdin, os.Stdout, os.Stderr), os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// opsBox is a server's folders.
+type opsBox struct {
+	t                  *testing.T
+	state, etc, config string
+}
+
+// newServedBox is one whose server was configured.
+func newServedBox(t *testing.T) opsBox {
+	t.Helper()
+	b := newOpsBox(t)
+	b.write("etc/dsas.yaml", "interfaces: [eth7]\n")
+	return b
+}
+
+func newOpsBox(t *testing.T) opsBox {
+	t.Helper()
+	dir := t.TempDir()
+	b := opsBox{t: t, state: filepath.Join(dir, "state"), etc: filepath.Join(dir, "etc")}
+	b.config = filepath.Join(b.etc, "dsas.yaml")
+	for _, d := range []string{b.state, filepath.Join(b.etc, "roles")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b
+}
+
+// args gives a command line for this box.
+func (b opsBox) args(words ...string) []string {
+	return append(words[:1:1], append([]string{"--config", b.config, "--state", b.state, "--roles-dir", filepath.Join(b.etc, "roles")}, words[1:]...)...)
+}
+
+func (b opsBox) run(words ...string) (string, error) {
+	var out, errs bytes.Buffer
+	err := run(b.t.Context(), b.args(words...), strings.NewReader(""), &out, &errs)
+	return out.String(), err
+}
+
+func (b opsBox) must(words ...string) string {
+	b.t.Helper()
+	out, err := b.run(words...)
+	if err != nil {
+		b.t.Fatalf("dsas %q: %v", words, err)
+	}
+	return out
+}
+
+func (b opsBox) store() *store.Store {
+	b.t.Helper()
+	s, err := store.Open(b.t.Context(), filepath.Join(b.state, "dsas.db"), filepath.Join(b.state, "key"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func (b opsBox) write(name, content string) {
+	b.t.Helper()
+	p := filepath.Join(filepath.Dir(b.state), name)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	if err := os.WriteFile(p, []byte(content), 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// nodes gives the names in the state, "" where it cannot be opened.
+func (b opsBox) nodes() []string {
+	b.t.Helper()
+	s := b.store()
+	defer s.Close()
+	return nodeNames(b.t, s)
+}
+
+func nodeNames(t *testing.T, s *store.Store) (names []string) {
+	t.Helper()
+	list, err := s.Nodes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range list {
+		names = append(names, v.Name)
+	}
+	return names
+}
+
+func addNode(t *testing.T, s *store.Store, n int) error {
+	_, err := s.CreateNode(t.Context(), dsas.Node{Name: fmt.Sprintf("w%03d", n), NICs: []dsas.NIC{{MAC: dsas.MAC{2, 0, 0, 0, byte(n >> 8), byte(n)}}},
+		BMC: &dsas.BMC{Kind: "ipmi", Address: "192.0.2.1", Password: "hidden-words"}})
+	return err
+}
+
+func TestBackupRestore(t *testing.T) {
+	from := newServedBox(t)
+	from.write("etc/roles/mine/role.yaml", "name: mine\n")
+	from.write("state/tls.crt", "certificate")
+	from.write("state/tls.key", "its key")
+	images, err := blobs.Open(filepath.Join(from.state, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, n, err := images.Put(t.Context(), strings.NewReader("a part"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := images.Publish(dsas.Manifest{Role: "web", Parts: []dsas.Part{{Digest: d, Size: n, MediaType: dsas.MediaTarZstd}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := from.store() // a server has it open all the while
+	if err := addNode(t, s, 1); err != nil {
+		t.Fatal(err)
+	}
+
+	for _, c := range []struct {
+		name           string
+		flags, restore []string
+		images         bool
+	}{
+		{name: "plain"},
+		{name: "images", flags: []string{"--images"}, images: true},
+		{name: "passphrase", flags: []string{"--passphrase-file", writeTemp(t, "correct horse\n")}, restore: []string{"--passphrase-file", writeTemp(t, "correct horse\n")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "b")
+			from := from
+			from.t = t
+			if out := from.must(append(append([]string{"backup"}, c.flags...), file)...); len(c.restore) == 0 && !strings.Contains(out, "the key to every secret") {
+				t.Errorf("dsas backup said %q; want a warning about the key", out)
+			}
+			if st, err := os.Stat(file); err != nil || st.Mode().Perm() != 0o600 {
+				t.Errorf("mode of the backup = %v, %v; want 0600", st.Mode(), err)
+			}
+			if left, _ := os.ReadDir(filepath.Dir(file)); len(left) != 1 {
+				t.Errorf("beside the backup there is %v; want nothing", left)
+			}
+
+			to := newOpsBox(t)
+			to.must(append(append([]string{"restore", "--dry-run"}, c.restore...), file)...)
+			if _, err := os.Stat(filepath.Join(to.state, "dsas.db")); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("a dry run restored the database: %v", err)
+			}
+			out := to.must(append(append([]string{"restore"}, c.restore...), file)...)
+			if got, want := strings.Contains(out, "dsas image build web"), !c.images; got != want {
+				t.Errorf("dsas restore said %q; want the images to build in it: %t", out, want)
+			}
+			restored := to.store()
+			if got := nodeNames(t, restored); !slices.Equal(got, []string{"w001"}) {
+				t.Errorf("restored nodes = %q; want w001", got)
+			}
+			if pw, err := restored.BMCPassword(t.Context(), "w001"); err != nil || pw != "hidden-words" {
+				t.Errorf("restored BMC password = %q, %v; want it", pw, err)
+			}
+			for name, want := range map[string]string{"state/tls.key": "its key", "etc/dsas.yaml": "interfaces: [eth7]\n", "etc/roles/mine/role.yaml": "name: mine\n"} {
+				if got, err := os.ReadFile(filepath.Join(filepath.Dir(to.state), name)); err != nil || string(got) != want {
+					t.Errorf("%s = %q, %v; want %q", name, got, err, want)
+				}
+			}
+			have, err := blobs.Open(filepath.Join(to.state, "images"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := have.Current("web"); c.images && (err != nil || got.Digest != image.Digest || !have.Has(d, n)) {
+				t.Errorf("restored image = %v, %v; want %s with its part", got.Digest, err, image.Digest)
+			}
+		})
+	}
+}
+
+// TestBackupWhileWriting: every backup is the state at one moment, of a
+// database that is written without a pause.
+func TestBackupWhileWriting(t *testing.T) {
+	from := newServedBox(t)
+	s := from.store()
+	stop, stopped := make(chan struct{}), make(chan int)
+	go func() {
+		n := 0
+		for ; ; n++ {
+			select {
+			case <-stop:
+				stopped <- n
+				return
+			default:
+			}
+			if err := addNode(t, s, n); err != nil {
+				t.Error(err)
+				<-stop
+				stopped <- n
+				return
+			}
+		}
+	}()
+	defer func() {
+		close(stop)
+		if <-stopped == 0 {
+			t.Error("nothing was written meanwhile")
+		}
+	}()
+	for range 5 {
+		file := filepath.Join(t.TempDir(), "b")
+		from.must("backup", file)
+		to := newOpsBox(t)
+		to.must("restore", file)
+		for i, name := range to.nodes() {
+			if want := fmt.Sprintf("w%03d", i); name != want {
+				t.Fatalf("node %d of the backup = %s; want %s: no gap", i, name, want)
+			}
+		}
+	}
+}
+
+func TestRestoreRefuses(t *testing.T) {
+	from := newServedBox(t)
+	if err := addNode(t, from.store(), 1); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "b")
+	from.must("backup", file)
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	to := newOpsBox(t)
+	if err := addNode(t, to.store(), 2); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(name, want string, words ...string) {
+		t.Helper()
+		if _, err := to.run(append([]string{"restore"}, words...)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: dsas restore = %v; want an error with %q", name, err, want)
+		}
+		if got := to.nodes(); !slices.Equal(got, []string{"w002"}) {
+			t.Errorf("%s: nodes afterwards = %q; want w002 as before", name, got)
+		}
+		if _, err := os.Stat(filepath.Join(to.state, backup.StageName)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %s is left", name, backup.StageName)
+		}
+	}
+	refused("without --force", "--force", file)
+	unlock, err := lockState(to.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused("while a server runs", "systemctl stop dsas", "--force", file)
+	unlock()
+	for _, at := range []int{0, len(whole) / 3, len(whole) - 20} {
+		bad := bytes.Clone(whole)
+		bad[at] ^= 0x40
+		refused(fmt.Sprintf("byte %d turned", at), "", "--force", writeTemp(t, string(bad)))
+	}
+	refused("cut short", "", "--force", writeTemp(t, string(whole[:len(whole)/2])))
+	refused("no backup", "no backup", "--force", writeTemp(t, "#!/bin/sh\n"))
+	if _, err := from.run("backup", file+"/x"); err == nil {
+		t.Error("dsas backup to an impossible place = nil; want an error")
+	}
+
+	out := to.must("restore", "--force", file)
+	if got := to.nodes(); !slices.Equal(got, []string{"w001"}) {
+		t.Errorf("nodes after --force = %q; want w001", got)
+	}
+	asides, _ := filepath.Glob(filepath.Join(to.state, "before-restore-*", "state", "dsas.db"))
+	if len(asides) != 1 || !strings.Contains(out, "before-restore-") {
+		t.Fatalf("kept aside: %q, said %q; want the old database", asides, out)
+	}
+	old := opsBox{t: t, state: filepath.Dir(asides[0])}
+	if got := old.nodes(); !slices.Equal(got, []string{"w002"}) {
+		t.Errorf("nodes kept aside = %q; want w002", got)
+	}
+}
+
+// TestRestoreWrongKey: a backup whose key does not open its database is no
+// backup.
+func TestRestoreWrongKey(t *testing.T) {
+	from := newServedBox(t)
+	from.store().Close()
+	if err := os.WriteFile(filepath.Join(from.state, "key"), bytes.Repeat([]byte("x"), 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "b")
+	from.must("backup", file)
+	to := newOpsBox(t)
+	if _, err := to.run("restore", file); !errors.Is(err, dsas.ErrInvalid) || !strings.Contains(err.Error(), "key") {
+		t.Errorf("dsas restore = %v; want ErrInvalid about the key", err)
+	}
+}
+
+// TestRestoreKilled kills a restore before each of its steps: what is left is
+// the old state, or says that it has to be finished, and then is the new one.
+func TestRestoreKilled(t *testing.T) {
+	from := newServedBox(t)
+	if err := addNode(t, from.store(), 1); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "b")
+	from.must("backup", file)
+	for step := 1; ; step++ {
+		to := newOpsBox(t)
+		if err := addNode(t, to.store(), 2); err != nil { // left open: with a WAL
+			t.Fatal(err)
+		}
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "DSAS_TEST_RUN="+strings.Join(to.args("restore", "--force", file), "\n"), fmt.Sprintf("DSAS_TEST_KILL=%d", step))
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			if step < 8 {
+				t.Errorf("the restore ended in %d steps; want more: is step called?", step)
+			}
+			return
+		}
+		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || !status.Signaled() {
+			t.Fatalf("killed at step %d: %v\n%s", step, err, out)
+		}
+		if err := noPendingRestore(to.state); !errors.Is(err, dsas.ErrConflict) || !strings.Contains(err.Error(), "--finish") {
+			t.Fatalf("step %d: noPendingRestore = %v; want ErrConflict with --finish", step, err)
+		}
+		if _, err := to.run("backup", filepath.Join(t.TempDir(), "b")); err == nil {
+			t.Errorf("step %d: a backup of a half restored state was made", step)
+		}
+		to.must("restore", "--finish")
+		if got := to.nodes(); !slices.Equal(got, []string{"w001"}) {
+			t.Errorf("step %d: nodes once finished = %q; want w001", step, got)
+		}
+		if b, err := os.ReadFile(to.config); err != nil || string(b) != "interfaces: [eth7]\n" {
+			t.Errorf("step %d: dsas.yaml = %q, %v; want the backup's", step, b, err)
+		}
+	}
+}
+
+// TestBackupKilled kills backups at any moment: the one before stays as it
+// was, and nothing half is beside it.
+func TestBackupKilled(t *testing.T) {
+	from := newServedBox(t)
+	s := from.store()
+	for n := range 100 {
+		if err := addNode(t, s, n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from.write("etc/roles/big/files/x", strings.Repeat("0123456789abcdef", 1<<18))
+	dir := t.TempDir()
+	file := filepath.Join(dir, "b")
+	from.must("backup", file)
+	killed := 0
+	for n := range 30 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "DSAS_TEST_RUN="+strings.Join(from.args("backup", file), "\n"))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Duration(n)*10*time.Millisecond, func() { cmd.Process.Kill() })
+		if cmd.Wait() != nil {
+			killed++
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := backup.Read(t.Context(), f, nil, nil); err != nil {
+			t.Errorf("kill %d: the backup there is not whole: %v", n, err)
+		}
+		f.Close()
+		if left, _ := os.ReadDir(dir); len(left) != 1 {
+			t.Errorf("kill %d: beside the backup there is %v; want nothing", n, left)
+		}
+	}
+	if killed == 0 {
+		t.Error("no backup was killed")
+	}
+	from.must("backup", file) // what they left in the state folder is in nobody's way
+	if _, err := os.Stat(filepath.Join(from.state, "backup.tmp")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("backup.tmp is left: %v", err)
+	}
+}
+
+func TestBackupRecipient(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := newServedBox(t)
+	from.store().Close()
+	file := filepath.Join(t.TempDir(), "b")
+	from.must("backup", "--recipient", id.Recipient().String(), file)
+	if b, err := os.ReadFile(file); err != nil || !bytes.HasPrefix(b, []byte("age-encryption.org/")) {
+		t.Errorf("the backup begins %.20q, %v; want age's header", b, err)
+	}
+	to := newOpsBox(t)
+	if _, err := to.run("restore", file); err == nil || !strings.Contains(err.Error(), "--identity") {
+		t.Errorf("dsas restore without an identity = %v; want an error with --identity", err)
+	}
+	other, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := to.run("restore", "--identity", writeTemp(t, other.String()), file); err == nil {
+		t.Error("dsas restore with another identity = nil; want an error")
+	}
+	to.must("restore", "--identity", writeTemp(t, id.String()), file)
+}

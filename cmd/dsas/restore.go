@@ -1,0 +1,416 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"filippo.io/age"
+	"golang.org/x/sys/unix"
+
+	"dsas"
+	"dsas/server/backup"
+	"dsas/server/blobs"
+	"dsas/server/store"
+)
+
+type restoreRequest struct {
+	Config     config
+	ConfigPath string
+	File       string
+	DryRun     bool
+	Force      bool
+	NoConfig   bool
+	Identities backup.Identities
+}
+
+// restored is what a restore did, or would do.
+type restored struct {
+	Backup   backup.Manifest `json:"backup"`
+	Nodes    int             `json:"nodes"`
+	Places   []string        `json:"places"`            // files that are put in place
+	Replaced []string        `json:"replaced"`          // those of them that were there
+	Aside    string          `json:"aside,omitempty"`   // where what was there is kept
+	Missing  []string        `json:"missing,omitempty"` // roles whose images have to be built
+}
+
+func (r restored) print(a *app, dry bool) {
+	did := "restored"
+	if dry {
+		did = "would restore"
+	}
+	a.printf("%s %d nodes, as %s was at %s\n", did, r.Nodes, clean(r.Backup.Host), r.Backup.Created.Local().Format(time.DateTime))
+	for _, p := range r.Places {
+		note := ""
+		if slices.Contains(r.Replaced, p) {
+			note = "  (replaced)"
+		}
+		a.printf("  %s%s\n", clean(p), note)
+	}
+	if len(r.Replaced) > 0 && !dry {
+		a.printf("what was there is in %s\n", r.Aside)
+	}
+	if len(r.Missing) > 0 {
+		a.printf("images are not here; build them: dsas image build %s\n", clean(strings.Join(r.Missing, " ")))
+	}
+}
+
+// identities gives what the flags name, when an encrypted backup is met.
+func (c *restoreCmd) identities(a *app) backup.Identities {
+	return func() ([]age.Identity, error) {
+		switch {
+		case c.Identity != "":
+			b, err := a.readFile(c.Identity, maxTokenFile)
+			if err != nil {
+				return nil, fmt.Errorf("read identity: %w", err)
+			}
+			return age.ParseIdentities(strings.NewReader(string(b)))
+		case c.PassphraseFile != "":
+			pass, err := a.passphrase(c.PassphraseFile)
+			if err != nil {
+				return nil, err
+			}
+			id, err := age.NewScryptIdentity(pass)
+			return []age.Identity{id}, err
+		}
+		pass, err := a.askSecret("Passphrase of the backup: ")
+		if err != nil {
+			return nil, err
+		}
+		if pass == "" {
+			return nil, usagef("the backup is encrypted: give --identity FILE or --passphrase-file FILE")
+		}
+		id, err := age.NewScryptIdentity(pass)
+		return []age.Identity{id}, err
+	}
+}
+
+// noPendingRestore refuses a state folder in which a restore was interrupted.
+func noPendingRestore(state string) error {
+	pending, err := backup.Pending(filepath.Join(state, backup.StageName))
+	if err == nil && pending {
+		err = fmt.Errorf("a restore was interrupted, and %s is partly old and partly new; make it whole with: dsas restore --finish: %w", state, dsas.ErrConflict)
+	}
+	return err
+}
+
+// finishRestore carries an interrupted restore to its end.
+func finishRestore(cfg config) (aside string, err error) {
+	unlock, err := lockState(cfg.State)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	stage := cfg.path(backup.StageName)
+	if pending, err := backup.Pending(stage); err != nil {
+		return "", err
+	} else if !pending {
+		return "", fmt.Errorf("no restore was interrupted: %w", dsas.ErrNotFound)
+	}
+	p, err := backup.Finish(stage, restoreStep)
+	return p.Aside, err
+}
+
+// restoreStep is called before each step that changes something in place.
+var restoreStep func(string)
+
+// restoreBackup puts a backup in place.
+func restoreBackup(ctx context.Context, req restoreRequest) (out restored, err error) {
+	cfg := req.Config
+	owner, err := stateOwner(cfg.State)
+	if err != nil {
+		return out, fmt.Errorf("restore: %w", err)
+	}
+	stage := cfg.path(backup.StageName)
+	if req.DryRun {
+		// Beside nothing of ours: a dry run leaves no trace.
+		if stage, err = os.MkdirTemp("", "dsas-restore-"); err != nil {
+			return out, fmt.Errorf("restore: %w", err)
+		}
+		defer os.RemoveAll(stage)
+	} else {
+		if err := makeState(cfg.State, owner); err != nil {
+			return out, fmt.Errorf("restore: %w", err)
+		}
+		unlock, err := lockState(cfg.State)
+		if err != nil {
+			return out, err
+		}
+		defer unlock()
+		if err := os.Lchown(cfg.path("serve.lock"), owner.uid, owner.gid); err != nil {
+			return out, fmt.Errorf("restore: %w", err)
+		}
+		if err := noPendingRestore(cfg.State); err != nil {
+			return out, err
+		}
+		if err := os.RemoveAll(stage); err != nil {
+			return out, fmt.Errorf("restore: %w", err)
+		}
+		if err := os.Mkdir(stage, 0o700); err != nil {
+			return out, fmt.Errorf("restore: %w", err)
+		}
+		defer func() {
+			if pending, e := backup.Pending(stage); e == nil && !pending {
+				os.RemoveAll(stage)
+			}
+		}()
+	}
+	r := restorer{req: req, stage: stage, owner: owner}
+	if out, err = r.run(ctx); err != nil {
+		return out, fmt.Errorf("restore %s: %w", req.File, err)
+	}
+	return out, nil
+}
+
+type restorer struct {
+	req   restoreRequest
+	stage string
+	owner owner
+	blobs *blobs.Store
+	m     backup.Manifest
+}
+
+func (r *restorer) run(ctx context.Context) (out restored, err error) {
+	f, err := os.Open(r.req.File)
+	if err != nil {
+		return out, err
+	}
+	defer f.Close()
+	if !r.req.DryRun {
+		if r.blobs, err = blobs.Open(r.req.Config.path("images")); err != nil {
+			return out, err
+		}
+	}
+	if r.m, err = backup.Read(ctx, f, r.req.Identities, func(f backup.File, in io.Reader) error { return r.take(ctx, f, in) }); err != nil {
+		return out, err
+	}
+	out.Backup = r.m
+	if out.Nodes, err = store.CheckSnapshot(ctx, filepath.Join(r.stage, "state", "dsas.db"), filepath.Join(r.stage, "state", "key")); err != nil {
+		return out, err
+	}
+	plan, err := r.plan()
+	if err != nil {
+		return out, err
+	}
+	for _, i := range plan.Items {
+		if i.Staged == "" {
+			continue
+		}
+		out.Places = append(out.Places, i.To)
+		if same, err := sameFile(filepath.Join(r.stage, i.Staged), i.To); err != nil {
+			return out, err
+		} else if same == differs {
+			out.Replaced = append(out.Replaced, i.To)
+		}
+	}
+	out.Aside = plan.Aside
+	out.Missing = r.missing()
+	if r.req.DryRun {
+		return out, nil
+	}
+	if len(out.Replaced) > 0 && !r.req.Force {
+		return out, fmt.Errorf("these are there and differ: %s; --force replaces them and keeps them in %s: %w",
+			strings.Join(out.Replaced, ", "), filepath.Dir(plan.Aside), dsas.ErrConflict)
+	}
+	if err := backup.Commit(r.stage, plan); err != nil {
+		return out, err
+	}
+	_, err = backup.Finish(r.stage, restoreStep)
+	return out, err
+}
+
+// take puts one file of the backup into the stage, and content by digest into
+// the image store, where it harms nobody.
+func (r *restorer) take(ctx context.Context, f backup.File, in io.Reader) error {
+	if strings.HasPrefix(f.Name, inBlobs+"/") {
+		if r.blobs == nil {
+			return nil
+		}
+		d, _, err := r.blobs.Put(ctx, in)
+		if err == nil && d != f.Digest {
+			err = fmt.Errorf("digest %s, want %s: the backup is damaged: %w", d.Short(), f.Digest.Short(), dsas.ErrInvalid)
+		}
+		return err
+	}
+	to := filepath.Join(r.stage, filepath.FromSlash(f.Name))
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if _, err := io.Copy(out, in); err != nil {
+		return err
+	}
+	return out.Close()
+}
+
+// plan says what goes where.
+func (r *restorer) plan() (backup.Plan, error) {
+	cfg := r.req.Config
+	p := backup.Plan{Aside: cfg.path("before-restore-" + time.Now().UTC().Format("20060102T150405Z"))}
+	// What belongs to the old database goes before the new one comes.
+	for _, name := range []string{"dsas.db-wal", "dsas.db-shm"} {
+		p.Items = append(p.Items, backup.Item{To: cfg.path(name), Aside: "state/" + name})
+	}
+	restoredCfg, err := r.restoredConfig()
+	if err != nil {
+		return p, err
+	}
+	for _, f := range r.m.Files {
+		i := backup.Item{Staged: f.Name, Aside: f.Name, Mode: f.Mode}
+		top, rest, _ := strings.Cut(f.Name, "/")
+		switch {
+		case top == "state":
+			i.To, i.UID, i.GID = cfg.path(rest), r.owner.uid, r.owner.gid
+			if rest != "tls.crt" {
+				i.Mode = 0o600
+			}
+		case strings.HasPrefix(f.Name, inBlobs+"/"):
+			continue
+		case top == "images":
+			i.To = cfg.path("images", rest)
+		case r.req.NoConfig:
+			continue
+		case f.Name == inConfig:
+			i.To = r.req.ConfigPath
+		case f.Name == inKeys:
+			i.To = cmp.Or(restoredCfg.AuthorizedKeys, defaultConfigDir+"/authorized_keys")
+		case f.Name == inConsole:
+			i.To = restoredCfg.ConsolePasswordFile
+		case top == inRoles:
+			i.To = filepath.Join(restoredCfg.Roles, filepath.FromSlash(rest))
+		}
+		if i.To == "" {
+			continue
+		}
+		if i.To, err = filepath.Abs(i.To); err != nil {
+			return p, err
+		}
+		if i.Mode&0o077 != 0 || top == "state" {
+			p.Items = append(p.Items, i)
+			continue
+		}
+		// Only its owner could read it where it came from: so may the server here.
+		i.Mode, i.GID = 0o640, r.owner.gid
+		p.Items = append(p.Items, i)
+	}
+	return p, nil
+}
+
+// restoredConfig is the configuration in the backup, which says where further
+// files belong; the present one where it has none.
+func (r *restorer) restoredConfig() (config, error) {
+	if _, ok := r.m.File(inConfig); !ok || r.req.NoConfig {
+		return r.req.Config, nil
+	}
+	c, err := loadConfig(filepath.Join(r.stage, filepath.FromSlash(inConfig)))
+	if err != nil {
+		return c, err
+	}
+	c.setDefaults()
+	if r.req.Config.Roles != defaultConfigDir+"/roles" {
+		c.Roles = r.req.Config.Roles // as the flag says
+	}
+	return c, nil
+}
+
+// missing names the roles whose images are not here.
+func (r *restorer) missing() (names []string) {
+	if r.m.WithImages {
+		return nil
+	}
+	for _, image := range r.m.Images {
+		if r.blobs != nil {
+			if have, err := r.blobs.Current(image.Role); err == nil && have.Digest == image.Digest {
+				continue
+			}
+		}
+		names = append(names, image.Role)
+	}
+	return names
+}
+
+// owner is whose the state is.
+type owner struct{ uid, gid int }
+
+// stateOwner gives the user that the server runs as: the owner of the state
+// there is, else the package's user, else ourselves.
+func stateOwner(state string) (owner, error) {
+	if os.Geteuid() != 0 {
+		return owner{os.Geteuid(), os.Getegid()}, nil
+	}
+	for _, p := range []string{filepath.Join(state, "dsas.db"), state} {
+		var st unix.Stat_t
+		if err := unix.Stat(p, &st); err == nil {
+			return owner{int(st.Uid), int(st.Gid)}, nil
+		} else if !errors.Is(err, unix.ENOENT) {
+			return owner{}, fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	u, err := user.Lookup("dsas")
+	if err != nil {
+		return owner{}, nil // root: no service of its own was installed
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	return owner{uid, gid}, errors.Join(err1, err2)
+}
+
+// makeState makes the state folder for its owner, where there is none.
+func makeState(dir string, o owner) error {
+	err := os.Mkdir(dir, 0o750)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chown(dir, o.uid, o.gid)
+}
+
+// sameness says how a file that would be put in place compares.
+type sameness int
+
+const (
+	absent sameness = iota
+	same
+	differs
+)
+
+func sameFile(staged, to string) (sameness, error) {
+	there, err := os.Stat(to)
+	if errors.Is(err, fs.ErrNotExist) {
+		return absent, nil
+	}
+	if err != nil {
+		return differs, err
+	}
+	if st, err := os.Stat(staged); err != nil || st.Size() != there.Size() {
+		return differs, err
+	}
+	b, err := os.ReadFile(to)
+	if err != nil {
+		return differs, err
+	}
+	a, err := os.ReadFile(staged)
+	if err != nil {
+		return differs, err
+	}
+	if string(a) == string(b) {
+		return same, nil
+	}
+	return differs, nil
+}
