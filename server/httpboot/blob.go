@@ -2,21 +2,30 @@ package httpboot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 
 	"dsas"
 )
 
-// blobTimeout bounds one transfer: a reader slower than this comes back with
-// a Range request.
-const blobTimeout = 15 * time.Minute
+// What a reader of content must take, else it is broken off: a box that hangs
+// must not hold a connection for ever. One that is only slow comes back with a
+// Range request. 4 KiB/s is a third of what each of a thousand nodes gets of a
+// link of 100 Mbit/s.
+const (
+	slowest   = 4 << 10                           // bytes per second, over each piece
+	pieceSize = 256 << 10                         // bytes
+	pieceTime = pieceSize / slowest * time.Second // unless Config says otherwise
+)
 
 // blob serves content by digest. It is public: the digest is the secret-free
 // name of what anyone on the boot network may read (kernel, initramfs, parts).
@@ -46,19 +55,94 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	h.Set("Docker-Content-Digest", string(d))
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
 	start := s.Now()
-	// The read deadline too: were it left at the server's, what notices that the
-	// other side has gone would end the request's context in mid-transfer.
-	rc := http.NewResponseController(w)
-	rc.SetReadDeadline(time.Now().Add(blobTimeout))
-	rc.SetWriteDeadline(time.Now().Add(blobTimeout))
-	ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-	http.ServeContent(ww, r, "", time.Time{}, f)
-	if r.Method == http.MethodGet && int64(ww.BytesWritten()) == size {
+	p := s.send(w, r, f)
+	if p.slow {
+		s.Log.Info("a reader was too slow", "remote", r.RemoteAddr, "digest", d.Short(), "bytes", p.sent)
+	}
+	if r.Method == http.MethodGet && p.sent == size {
 		if from, err := remoteAddr(r); err == nil {
 			s.bootFileSent(r.Context(), from, d, size, s.Now().Sub(start))
 		}
 	}
 }
+
+// send answers r with f, or the range of it that was asked for, as long as the
+// reader keeps up.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, f io.ReadSeeker) *paced {
+	// Of several ranges the answer would be a multipart text made in memory,
+	// which no loader asks for. A server may ignore Range (RFC 9110 section 14.2).
+	if strings.Contains(r.Header.Get("Range"), ",") {
+		r.Header.Del("Range")
+	}
+	rc := http.NewResponseController(w)
+	// Were the server's read deadline left, what notices that the other side has
+	// gone would end the request's context in mid-transfer.
+	rc.SetReadDeadline(time.Time{})
+	p := &paced{ResponseWriter: w, rc: rc, pieceTime: s.PieceTime}
+	http.ServeContent(p, r, "", time.Time{}, f)
+	s.stats.blobBytes.Add(uint64(p.sent))
+	switch {
+	case p.slow:
+		s.stats.slowReaders.Add(1)
+	case p.err != nil:
+		s.stats.brokenBlobs.Add(1)
+	}
+	return p
+}
+
+// paced is a ResponseWriter that gives its reader so much time for every piece.
+// It hands the file on to net/http, which sends it by sendfile(2); a plain
+// wrapper would hide that.
+type paced struct {
+	http.ResponseWriter
+	rc        *http.ResponseController
+	pieceTime time.Duration
+	sent      int64
+	slow      bool
+	err       error
+}
+
+// Unwrap is for http.ResponseController.
+func (p *paced) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+
+func (p *paced) Write(b []byte) (int, error) {
+	p.rc.SetWriteDeadline(time.Now().Add(p.pieceTime))
+	n, err := p.ResponseWriter.Write(b)
+	p.done(int64(n), err)
+	return n, err
+}
+
+// ReadFrom implements io.ReaderFrom, which http.ServeContent's io.CopyN looks for.
+func (p *paced) ReadFrom(src io.Reader) (total int64, err error) {
+	limited, ok := src.(*io.LimitedReader)
+	to, canRead := p.ResponseWriter.(io.ReaderFrom)
+	if !ok || !canRead {
+		return io.Copy(writerOnly{p}, src)
+	}
+	for limited.N > 0 {
+		p.rc.SetWriteDeadline(time.Now().Add(p.pieceTime))
+		piece := &io.LimitedReader{R: limited.R, N: min(limited.N, pieceSize)}
+		n, err := to.ReadFrom(piece)
+		limited.N -= n
+		total += n
+		p.done(n, err)
+		if err != nil || n == 0 {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+func (p *paced) done(n int64, err error) {
+	p.sent += n
+	if err != nil {
+		p.err = err
+		p.slow = errors.Is(err, os.ErrDeadlineExceeded)
+	}
+}
+
+// writerOnly hides ReadFrom.
+type writerOnly struct{ io.Writer }
 
 // bootFileSent records that a box took its kernel or initramfs: the loader has
 // no identity but its address, which is that of the boot it just began. Who

@@ -31,6 +31,8 @@ type Store interface {
 	BootAt(ctx context.Context, addr netip.Addr) (dsas.Boot, error)
 	MarkFirstEvent(ctx context.Context, id string, t time.Time) error
 	AddEvent(ctx context.Context, e dsas.Event) (dsas.Event, error)
+	// AddEvents stores all of a list, or none.
+	AddEvents(ctx context.Context, list []dsas.Event) ([]dsas.Event, error)
 	Seen(ctx context.Context, node string, t time.Time) error
 	// Lease gives the lease that holds a pool address now.
 	Lease(ctx context.Context, addr netip.Addr, now time.Time) (dsas.Lease, error)
@@ -96,6 +98,12 @@ type Config struct {
 	MenuTimeout time.Duration
 	// Heartbeat is how often a running node says that it lives.
 	Heartbeat time.Duration
+	// MaxConns and MaxConnsPerAddress bound the connections that are open at
+	// the same time, in all and of one address. 0: 16384, or fewer where the
+	// process may not have so many files open, and 512.
+	MaxConns, MaxConnsPerAddress int
+	// PieceTime is what a reader may take for 256 KiB of content; 0: 64 s.
+	PieceTime time.Duration
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -110,7 +118,12 @@ type Server struct {
 	nonces nonces
 	said   limiter // what unproven senders make us record
 	begun  budget  // boots begun, by MAC
-	guests guests  // with OtherDHCP: loaders that have another address than their node
+	conns  conns
+	stats  counters
+
+	maxConns, maxPerAddress int
+
+	guests guests // with OtherDHCP: loaders that have another address than their node
 }
 
 // New checks nothing but fills in defaults.
@@ -121,35 +134,47 @@ func New(c Config) *Server {
 	if c.Heartbeat <= 0 {
 		c.Heartbeat = 10 * time.Second
 	}
-	return &Server{Config: c}
+	if c.PieceTime <= 0 {
+		c.PieceTime = pieceTime
+	}
+	s := &Server{Config: c}
+	s.maxConns, s.maxPerAddress = s.limits()
+	return s
 }
 
 // Handler gives the routes of docs/architecture.md, "Boot listener".
 func (s *Server) Handler() http.Handler {
 	r := chi.NewRouter()
-	r.Get("/boot/script.ipxe", s.anyScript)
-	r.Get("/boot/{mac}/script.ipxe", s.script)
-	r.Get("/nbp/{mac}/{file}", s.loader)
-	r.Head("/nbp/{mac}/{file}", s.loader)
-	r.Get("/nbp/{file}", s.loader) // an existing DHCP server's one boot file
-	r.Head("/nbp/{file}", s.loader)
-	r.Get("/boot/{mac}/failed", s.loaderFailed)
-	r.Get("/v2/dsas/{name}/blobs/{digest}", s.blob)
-	r.Head("/v2/dsas/{name}/blobs/{digest}", s.blob)
-	r.Get("/node/config", s.nodeConfig)
-	r.Post("/node/events", s.signed(s.events))
-	r.Post("/node/heartbeat", s.signed(s.heartbeat))
-	r.Get("/node/files", s.signed(s.files))
+	r.Get("/boot/script.ipxe", s.counted("script", s.anyScript))
+	r.Get("/boot/{mac}/script.ipxe", s.counted("script", s.script))
+	r.Get("/nbp/{mac}/{file}", s.counted("nbp", s.loader))
+	r.Head("/nbp/{mac}/{file}", s.counted("nbp", s.loader))
+	r.Get("/nbp/{file}", s.counted("nbp", s.loader)) // an existing DHCP server's one boot file
+	r.Head("/nbp/{file}", s.counted("nbp", s.loader))
+	r.Get("/boot/{mac}/failed", s.counted("failed", s.loaderFailed))
+	r.Get("/v2/dsas/{name}/blobs/{digest}", s.counted("blob", s.blob))
+	r.Head("/v2/dsas/{name}/blobs/{digest}", s.counted("blob", s.blob))
+	r.Get("/node/config", s.counted("config", s.nodeConfig))
+	r.Post("/node/events", s.counted("events", s.signed(s.events)))
+	r.Post("/node/heartbeat", s.counted("heartbeat", s.signed(s.heartbeat)))
+	r.Get("/node/files", s.counted("files", s.signed(s.files)))
 	return r
 }
 
-// Run serves l until ctx ends.
+// writeTime bounds an answer, with a long poll's wait before it. Content by
+// digest has as long as its reader keeps up.
+const writeTime = maxWait + time.Minute
+
+// Run serves l until ctx ends. Limits of connections hold for all listeners
+// together.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      writeTime,
 		IdleTimeout:       60 * time.Second,
+		ConnState:         s.connState,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
@@ -181,6 +206,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, dsas.ErrDenied):
 		code = http.StatusForbidden
 	}
+	s.countError(code)
 	if code == http.StatusInternalServerError && r.Context().Err() == nil {
 		s.Log.Error("boot request failed", "path", r.URL.Path, "remote", r.RemoteAddr, "err", err)
 		http.Error(w, "internal error; the server's log says more", code)

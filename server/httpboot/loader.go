@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 
 	"dsas"
 	"dsas/server/boot"
@@ -69,10 +68,9 @@ func (s *Server) loader(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/efi")
 	w.Header().Set("Cache-Control", "no-cache")
 	start := s.Now()
-	ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-	http.ServeContent(ww, r, "", time.Time{}, f)
+	p := s.send(w, r, f)
 	st, err := f.Stat()
-	if err != nil || r.Method != http.MethodGet || int64(ww.BytesWritten()) != st.Size() {
+	if err != nil || r.Method != http.MethodGet || p.sent != st.Size() {
 		return
 	}
 	node, err := s.Store.NodeByMAC(r.Context(), mac)

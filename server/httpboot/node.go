@@ -214,7 +214,7 @@ func (s *Server) takeEvents(ctx context.Context, b dsas.Boot, body []byte) error
 		return fmt.Errorf("events of %s: %d at once; at most %d: %w", who(b), len(events), maxEvents, dsas.ErrInvalid)
 	}
 	now := s.Now()
-	for _, e := range events {
+	for i, e := range events {
 		if !nodeMaySay(e.Kind) {
 			return fmt.Errorf("events of %s: kind %.40q is not a node's to say: %w", who(b), e.Kind, dsas.ErrInvalid)
 		}
@@ -231,10 +231,13 @@ func (s *Server) takeEvents(ctx context.Context, b dsas.Boot, body []byte) error
 		} else {
 			e.Detail = clipFront(e.Detail, maxDetail)
 		}
-		if _, err := s.Store.AddEvent(ctx, e); err != nil {
-			return err
-		}
+		events[i] = e
 	}
+	// All of a batch or nothing: it is sent again as it is.
+	if _, err := s.Store.AddEvents(ctx, events); err != nil {
+		return err
+	}
+	s.stats.events.Add(uint64(len(events)))
 	return s.seen(ctx, b, now)
 }
 
@@ -304,12 +307,16 @@ func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []
 				return writeSigned(w, r, b, map[string]any{"tag": rendered.Tag, "files": rendered.Files, "conf": rendered.Conf})
 			}
 		}
+		s.stats.waitingNow.Add(1)
 		select {
 		case <-changed:
+			s.stats.waitingNow.Add(^uint64(0)) // minus 1
 		case <-deadline.C:
+			s.stats.waitingNow.Add(^uint64(0))
 			w.WriteHeader(http.StatusNotModified)
 			return nil
 		case <-r.Context().Done():
+			s.stats.waitingNow.Add(^uint64(0))
 			return r.Context().Err()
 		}
 	}

@@ -259,6 +259,10 @@ func (failing) AddEvent(context.Context, dsas.Event) (dsas.Event, error) {
 	return dsas.Event{}, errors.New("disk full")
 }
 
+func (failing) AddEvents(context.Context, []dsas.Event) ([]dsas.Event, error) {
+	return nil, errors.New("disk full")
+}
+
 // setServer changes the store under the same Server, whose nonces stay.
 func (f *fixture) setServer() {
 	f.mu.Lock()

@@ -109,6 +109,7 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	if err := s.Store.CreateBoot(ctx, b); err != nil {
 		return plan, params, fmt.Errorf("begin boot of %s: %w", mac, err)
 	}
+	s.stats.boots.Add(1)
 	s.picked(ctx, plan, b, from)
 	msg := fmt.Sprintf("%s: role %s, image %s", plan.Loader, b.Role, b.Image.Short())
 	if from != b.Address {

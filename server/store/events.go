@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +52,28 @@ func (s *Store) AddEvent(ctx context.Context, e dsas.Event) (dsas.Event, error) 
 		return dsas.Event{}, fmt.Errorf("add event: %w", err)
 	}
 	return e, nil
+}
+
+// AddEvents is AddEvent for several, in their order: all are stored, or none.
+func (s *Store) AddEvents(ctx context.Context, list []dsas.Event) ([]dsas.Event, error) {
+	list = slices.Clone(list)
+	for i := range list {
+		if err := s.checkEvent(&list[i]); err != nil {
+			return nil, fmt.Errorf("add events: %w", err)
+		}
+	}
+	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
+		for i := range list {
+			if err := s.addEvent(ctx, tx, &list[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("add events: %w", err)
+	}
+	return list, nil
 }
 
 // checkEvent refuses what cannot be stored, and cuts what is too long.
