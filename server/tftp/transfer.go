@@ -59,6 +59,7 @@ type transfer struct {
 	acked    int64  // the client has all up to this block
 	sent     int64  // last block sent, of this round
 	high     int64  // last block ever sent
+	asked    int64  // the block after which the client has asked for the rest again; -1: none
 	proven   bool   // the client has answered: the address is real
 	tries    int    // repetitions since the last progress
 	wait     time.Duration
@@ -80,6 +81,7 @@ func (t *transfer) agree(limit int) {
 	if t.req.window > 0 {
 		t.window = int64(min(t.req.window, maxWindow))
 	}
+	t.asked = -1
 	t.blocks = t.size/int64(t.blksize) + 1
 	t.oack = t.req.oack(t.blksize, int(t.window), t.size)
 	t.wait = firstWait
@@ -127,17 +129,22 @@ func (t *transfer) ack(number uint16, now time.Duration) verdict {
 			return finished
 		}
 		// Within a window: what came after n is lost (RFC 7440, section 4).
+		if n < t.sent {
+			t.asked = n
+		}
 		t.sent = n
 		return sendOn
 	case t.window == 1:
 		// Again an ACK that was answered. To answer again would double every
 		// packet from here on: the Sorcerer's Apprentice (RFC 1123, 4.2.3.1).
 		return nothing
-	case t.sent == t.acked, now-t.sentAt < t.guard():
+	case t.sent == t.acked, t.asked == n, now-t.sentAt < t.guard():
+		// With windows, clients say it once for every block that comes behind
+		// a gap: the first time counts, and the clock after that.
 		return nothing
 	}
 	// The client lost the window's first block and says so.
-	t.sent = t.acked
+	t.asked, t.sent = n, t.acked
 	return sendOn
 }
 
