@@ -74,7 +74,8 @@ type peer struct {
 	t *testing.T
 	c *net.UDPConn
 	// to is where the server sends from: its port for this transfer.
-	to *net.UDPAddr
+	to  *net.UDPAddr
+	buf []byte // of the packet last received
 }
 
 func newPeer(t *testing.T) *peer {
@@ -110,7 +111,10 @@ func (p *peer) send(to string, b []byte) {
 // recv gives the next packet's opcode and rest; ok is false when none comes.
 func (p *peer) recv(within time.Duration) (op uint16, rest []byte, ok bool) {
 	p.t.Helper()
-	b := make([]byte, 70000)
+	if p.buf == nil {
+		p.buf = make([]byte, 70000)
+	}
+	b := p.buf
 	p.c.SetReadDeadline(time.Now().Add(within))
 	n, from, err := p.c.ReadFromUDP(b)
 	if err != nil {
@@ -329,6 +333,7 @@ func TestRefused(t *testing.T) {
 
 // TestRepeatedRequest: a client that repeats its RRQ gets one transfer.
 func TestRepeatedRequest(t *testing.T) {
+	t.Parallel()
 	addr, files, _ := start(t, nil)
 	content(t, files, boot.FileUndionly, 3000)
 	p := newPeer(t)
