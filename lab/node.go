@@ -56,11 +56,11 @@ func (s NodeSpec) withDefaults() (NodeSpec, error) {
 		s.Firmware = BIOS
 	}
 	if s.NICModel == "" {
-		s.NICModel = "virtio-net-pci"
+		s.NICModel = virtio
 	}
 	switch {
-	case s.Firmware != BIOS && s.Firmware != UEFI:
-		return s, fmt.Errorf("node %s: firmware %q: use bios or uefi: %w", s.Name, s.Firmware, dsas.ErrInvalid)
+	case !slices.Contains(firmwares, s.Firmware):
+		return s, fmt.Errorf("node %s: firmware %q: use bios, uefi, uefi-http or secureboot: %w", s.Name, s.Firmware, dsas.ErrInvalid)
 	case s.Memory < 64 || s.SMP < 1 || s.Disk < 0:
 		return s, fmt.Errorf("node %s: memory %d MiB, %d CPUs, disk %d: memory is at least 64 MiB: %w", s.Name, s.Memory, s.SMP, s.Disk, dsas.ErrInvalid)
 	case len(s.MACs) > 8:

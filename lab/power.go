@@ -103,10 +103,11 @@ func (n *Node) start(ctx context.Context) error {
 	if err := n.lab.checkMemory(n.spec.Memory); err != nil {
 		return err
 	}
-	if n.spec.Firmware == UEFI {
+	if n.spec.Firmware != BIOS {
 		// Fresh each time: OVMF keeps boot entries, and what one boot wrote
 		// would change the next.
-		b, err := os.ReadFile(ovmfVars)
+		_, vars := n.spec.Firmware.ovmf()
+		b, err := os.ReadFile(vars)
 		if err != nil {
 			return fmt.Errorf("UEFI firmware: %w (apt-get install ovmf)", err)
 		}
@@ -152,7 +153,7 @@ func (n *Node) start(ctx context.Context) error {
 		said, _ := os.ReadFile(n.qemuLog())
 		return fmt.Errorf("%w: %s", err, strings.TrimSpace(tail(said, 2000)))
 	}
-	if n.spec.Firmware == UEFI {
+	if n.spec.Firmware != BIOS {
 		go n.retryUEFI(p, from)
 	}
 	n.lab.log.Info("node on", "node", n.spec.Name, "pid", cmd.Process.Pid)

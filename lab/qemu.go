@@ -15,18 +15,29 @@ import (
 // Firmware is what a node's board starts with.
 type Firmware string
 
-// The firmwares: SeaBIOS with QEMU's own NIC ROM, which is iPXE; and OVMF with
-// its own PXE.
+// The firmwares: SeaBIOS with QEMU's own NIC ROM, which is iPXE; OVMF with its
+// own PXE; OVMF that boots by HTTP alone; and OVMF with Secure Boot on and
+// Microsoft's keys enrolled, as boxes are sold.
 const (
-	BIOS Firmware = "bios"
-	UEFI Firmware = "uefi"
+	BIOS       Firmware = "bios"
+	UEFI       Firmware = "uefi"
+	UEFIHTTP   Firmware = "uefi-http"
+	SecureBoot Firmware = "secureboot"
 )
 
-// Debian's ovmf package.
-const (
-	ovmfCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-	ovmfVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
-)
+// virtio is the NIC that a node has by default.
+const virtio = "virtio-net-pci"
+
+// firmwares lists them.
+var firmwares = []Firmware{BIOS, UEFI, UEFIHTTP, SecureBoot}
+
+// ovmf gives the code and the fresh variables of Debian's ovmf package.
+func (f Firmware) ovmf() (code, vars string) {
+	if f == SecureBoot {
+		return "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+	}
+	return "/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"
+}
 
 // kvmWorks tells whether hardware virtualization is to be used. A /dev/kvm
 // alone proves nothing: without the CPU's flags a guest hangs in it.
@@ -61,8 +72,14 @@ func (n *Node) qemuArgs() []string {
 		"-device", "i6300esb", "-action", "watchdog=reset",
 	}
 	accel, machine := "tcg,thread=multi", "pc"
-	if s.Firmware == UEFI {
+	if s.Firmware != BIOS {
 		machine = "q35"
+	}
+	if s.Firmware == SecureBoot {
+		// The variables are written in system management mode alone, which is
+		// what keeps an operating system from changing the keys.
+		machine = "q35,smm=on"
+		args = append(args, "-global", "driver=cfi.pflash01,property=secure,value=on")
 	}
 	if kvmWorks() {
 		accel = "kvm"
@@ -74,15 +91,24 @@ func (n *Node) qemuArgs() []string {
 		// strict: only what has a bootindex. After the last NIC has failed,
 		// start again (ms).
 		args = append(args, "-boot", "strict=on,reboot-timeout=2000")
-	case UEFI:
+	default:
+		code, _ := s.Firmware.ovmf()
 		args = append(args,
-			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+ovmfCode,
+			"-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+code,
 			"-drive", "if=pflash,format=raw,unit=1,file="+n.varsPath())
+	}
+	if s.Firmware == UEFIHTTP {
+		// Else it tries PXE first (OvmfPkg/PlatformPei and NetworkPkg's
+		// UefiPxeBcDxe read these).
+		for _, v := range []string{"IPv4", "IPv6"} {
+			args = append(args, "-fw_cfg", "name=opt/org.tianocore/"+v+"PXESupport,string=n")
+		}
 	}
 	for i, mac := range s.MACs {
 		dev := fmt.Sprintf("%s,id=nic%d,netdev=net%d,mac=%s,bootindex=%d", s.NICModel, i, i, mac, i+1)
-		if s.Firmware == UEFI {
-			// Without its ROM, which is iPXE, the firmware's own PXE is used.
+		if s.Firmware != BIOS && s.NICModel == virtio {
+			// Without its ROM, which is iPXE, the firmware's own PXE is used. For
+			// all but virtio OVMF has no driver, and the ROM is it.
 			dev += ",romfile="
 		}
 		args = append(args,

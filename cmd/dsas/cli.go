@@ -25,6 +25,7 @@ type cli struct {
 	Events eventsCmd `cmd:"" group:"Look:" help:"Show what happened, and follow what happens."`
 	Site   siteCmd   `cmd:"" group:"Fleet:" help:"List, add, change, show and remove sites."`
 	Role   roleCmd   `cmd:"" group:"Fleet:" help:"List the roles."`
+	Loader loaderCmd `cmd:"" group:"Server:" help:"List the boot loaders, and fetch the optional ones."`
 	Image  imageCmd  `cmd:"" group:"Fleet:" help:"Build and list images."`
 
 	Explain explainCmd `cmd:"" group:"Look:" help:"Tell what a MAC would be given at each step of a boot, and why."`

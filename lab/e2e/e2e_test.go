@@ -32,7 +32,8 @@ func TestRack(t *testing.T) {
 	// and PXELINUX.
 	w101 := r.add(t, lab.NodeSpec{Name: "w101"}, "--role", "web", "--loader", "nbp")
 	w102 := r.add(t, lab.NodeSpec{Name: "w102", Firmware: lab.UEFI, Disk: 512 * mib, Memory: 2048}, "--role", "web", "--disk", "DBDEVICE=/dev/vda")
-	w103 := r.add(t, lab.NodeSpec{Name: "w103"}, "--role", "lb", "--loader", "pxelinux")
+	// QEMU's e1000e instead of virtio: another driver in the ROM and the kernel.
+	w103 := r.add(t, lab.NodeSpec{Name: "w103", NICModel: "e1000e"}, "--role", "lb", "--loader", "pxelinux")
 	r.dsas(t, "site", "add", "www", "--address", vip, "--port", "80", "--role", "web", "--path", "/healthz")
 
 	t.Run("boots", func(t *testing.T) { testBoots(t, w101, w102, w103) })
@@ -46,6 +47,7 @@ func TestRack(t *testing.T) {
 	t.Run("role change", func(t *testing.T) { testRoleChange(t, r, w102) })
 	t.Run("vlan", func(t *testing.T) { testVLAN(t, r, w101, w103) })
 	t.Run("menu", func(t *testing.T) { testMenu(t, r, w101, w103) })
+	t.Run("firmware", func(t *testing.T) { testFirmware(t, r) })
 	t.Run("damaged part", func(t *testing.T) { testDamagedPart(t, r, w101) })
 	t.Run("killed server", func(t *testing.T) { testKilledServer(t, r, w101) })
 	t.Run("alone", func(t *testing.T) { testAlone(t, r, w101, w103) })

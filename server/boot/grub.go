@@ -71,8 +71,10 @@ func GRUBConfig() string {
 	line("  set dsas_why=configuration")
 	line("  source $dsas_dir/boot-$grub_cpu.cfg")
 	// Reached when nothing was booted. What cannot be reported is shown.
-	line("  echo \"dsas: $net_default_mac: $dsas_why failed\"")
-	line("  if [ \"$dsas_why\" != reason ]; then source $dsas_dir/failed-$dsas_why; fi")
+	line("  if [ $dsas_why != reason ]; then")
+	line("    echo \"dsas: $net_default_mac: $dsas_why failed\"")
+	line("    source $dsas_dir/failed-$dsas_why")
+	line("  fi")
 	line("  echo \"dsas: $net_default_mac: trying again in $dsas_wait s\"")
 	line("  sleep $dsas_wait")
 	line("  if [ $dsas_wait = 32 ]; then set dsas_wait=64")

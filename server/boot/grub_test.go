@@ -1,9 +1,6 @@
 package boot
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -54,30 +51,4 @@ func FuzzParseGRUB(f *testing.F) {
 			t.Errorf("ParseGRUB(%q) = %+v; want one of the three", path, q)
 		}
 	})
-}
-
-// TestGRUBSyntax has GRUB's own checker read what we write; a shell's would
-// take too much.
-func TestGRUBSyntax(t *testing.T) {
-	check, err := exec.LookPath("grub-script-check")
-	if err != nil {
-		t.Skip("grub-script-check (grub-common) is not installed; GRUB itself reads the configuration in server/loaders' tests")
-	}
-	texts := map[string]string{"first": GRUBConfig()}
-	for _, f := range []string{"boot", "wait", "arm64"} {
-		b, err := os.ReadFile("testdata/" + f + ".grub")
-		if err != nil {
-			t.Fatal(err)
-		}
-		texts[f] = string(b)
-	}
-	for name, text := range texts {
-		file := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command(check, file).CombinedOutput(); err != nil {
-			t.Errorf("grub-script-check %s: %v: %s\n%s", name, err, out, text)
-		}
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -81,8 +82,40 @@ func need(t *testing.T, files ...string) {
 	}
 }
 
-// newRack starts the boot side for one node with the loader.
-func newRack(t *testing.T, loader dsas.Loader) *rack {
+// fetched copies a set of optional loaders into dir. They are got by apt once
+// and kept below build/.
+func fetched(t *testing.T, dir, set string) {
+	t.Helper()
+	cache := filepath.FromSlash("../../build/loaders")
+	list, err := loaders.List(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range list {
+		if l.Set != set {
+			continue
+		}
+		if l.Size == 0 {
+			if err := loaders.Fetch(t.Context(), cache, []string{set}); err != nil {
+				if os.Getenv("DSAS_CI") != "" {
+					t.Fatal(err)
+				}
+				t.Skip(err)
+			}
+		}
+		b, err := os.ReadFile(filepath.Join(cache, l.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, l.Name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// newRack starts the boot side for one node with the loader; sets are those of
+// the optional loaders that are there.
+func newRack(t *testing.T, loader dsas.Loader, sets ...string) *rack {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots a virtual machine")
@@ -97,6 +130,9 @@ func newRack(t *testing.T, loader dsas.Loader) *rack {
 	dir := t.TempDir()
 	if err := loaders.Install(dir); err != nil {
 		t.Fatal(err)
+	}
+	for _, set := range sets {
+		fetched(t, dir, set)
 	}
 	if err := netns.Create(ctx, r.ns); err != nil {
 		t.Fatal(err)
@@ -138,6 +174,7 @@ func newRack(t *testing.T, loader dsas.Loader) *rack {
 		Log: log, Dir: dir, Listeners: []net.PacketConn{tc},
 		In:   func(fn func() error) error { return netns.Do(r.ns, fn) },
 		Sent: func(_ context.Context, x tftp.Transfer) { r.note("tftp %s", x.File) },
+		Open: func(_ context.Context, q tftp.Request) (tftp.Content, error) { return r.open(dir, q) },
 		PXELINUXConfig: func(_ context.Context, mac dsas.MAC, _ netip.Addr, at boot.ConfigName) (string, error) {
 			p := r.plan(boot.StepTFTPConfig, mac)
 			return p.PXELINUXConfig(params, at.Attempt), nil
@@ -189,9 +226,41 @@ func newRack(t *testing.T, loader dsas.Loader) *rack {
 	return r
 }
 
+// open gives what the TFTP server does not have itself: shim, GRUB, and what
+// GRUB asks for.
+func (r *rack) open(dir string, q tftp.Request) (tftp.Content, error) {
+	if slices.Contains(boot.LoaderFiles(), q.File) {
+		f, err := os.Open(filepath.Join(dir, q.File))
+		if err != nil {
+			return nil, dsas.ErrNotFound
+		}
+		return tftp.File(f)
+	}
+	if q.File == boot.GRUBFirst {
+		return tftp.Bytes([]byte(boot.GRUBConfig())), nil
+	}
+	f, ok := boot.ParseGRUB(q.File)
+	switch {
+	case !ok:
+		return nil, dsas.ErrNotFound
+	case f.Failed != "":
+		r.note("grub failed %s", f.Failed)
+		return tftp.Bytes([]byte("# noted\n")), nil
+	case f.Blob != "":
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if b, ok := r.blobs[string(f.Blob)]; ok {
+			return tftp.Bytes(b), nil
+		}
+		return nil, dsas.ErrNotFound
+	}
+	p := r.plan(boot.StepGRUBConfig, f.MAC, f.CPU)
+	return tftp.Bytes([]byte(p.GRUBConfig(params))), nil
+}
+
 var params = boot.Params{Boot: "b1", Token: "t1", Extra: []string{"dsas.test=1"}}
 
-func (r *rack) plan(step boot.Step, mac dsas.MAC) boot.Plan {
+func (r *rack) plan(step boot.Step, mac dsas.MAC, cpu ...string) boot.Plan {
 	q := boot.Request{Step: step, MAC: mac, Server: boot.Server{Addr: subnet.Server, URL: "http://10.99.0.1:8080"}}
 	if n, err := r.store.NodeByMAC(context.Background(), mac); err == nil {
 		q.Node = &n
@@ -201,6 +270,9 @@ func (r *rack) plan(step boot.Step, mac dsas.MAC) boot.Plan {
 	}
 	if m, err := r.store.Current(q.Role()); err == nil {
 		q.Image = &m
+	}
+	if len(cpu) > 0 {
+		q.Arch, q.HasArch = boot.GRUBArch(cpu[0])
 	}
 	return boot.Decide(q)
 }
@@ -227,9 +299,11 @@ func (n noting) Event(ctx context.Context, e dsas.Event) error {
 }
 
 // qemu starts a node; it ends with the test.
-func (r *rack) qemu(args ...string) {
+func (r *rack) qemu(args ...string) { r.qemuAs("qemu-system-x86_64", args...) }
+
+func (r *rack) qemuAs(program string, args ...string) {
 	r.t.Helper()
-	all := append([]string{"netns", "exec", r.ns, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "512", "-display", "none", "-nodefaults",
+	all := append([]string{"netns", "exec", r.ns, program, "-accel", "tcg", "-cpu", "max", "-m", "512", "-display", "none", "-nodefaults",
 		"-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no", "-object", "rng-random,id=r0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=r0"}, args...)
 	cmd := exec.Command("ip", all...)
 	var out bytes.Buffer
