@@ -117,7 +117,8 @@ type Server struct {
 	Config
 	nonces nonces
 	said   limiter // what unproven senders make us record
-	begun  budget  // boots begun, by MAC
+	begun  budget  // boots begun, by MAC and by address
+	failed budget  // requests with a token or signature that is none, by address
 	conns  conns
 	stats  counters
 

@@ -1,34 +1,45 @@
 package httpboot
 
 import (
+	"hash/maphash"
 	"sync"
 	"time"
 )
 
 // nonces remembers which signed requests were answered, so that a batch sent
-// again after a lost reply is not stored twice, and a replay does nothing.
+// again after a lost reply is not stored twice, and a replay does nothing. It
+// keeps hashes under a seed of its own: 64 bits that nobody can aim at.
 type nonces struct {
 	mu   sync.Mutex
-	seen map[string]struct{}
-	ring []string
+	seed maphash.Seed
+	seen map[uint64]struct{}
+	ring []uint64
 	next int
 }
 
-const nonceMemory = 1 << 16
+// nonceMemory is enough for the heartbeats and events of 1,000 nodes over
+// 2*sign.MaxSkew, the time for which a signature is good: 12 MB at most.
+const nonceMemory = 1 << 18
 
 // first tells whether key was not seen before, and remembers it.
 func (n *nonces) first(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.seen == nil {
-		n.seen, n.ring = map[string]struct{}{}, make([]string, nonceMemory)
+		n.seed, n.seen = maphash.MakeSeed(), map[uint64]struct{}{}
 	}
-	if _, ok := n.seen[key]; ok {
+	h := maphash.String(n.seed, key)
+	if _, ok := n.seen[h]; ok {
 		return false
 	}
-	delete(n.seen, n.ring[n.next])
-	n.ring[n.next], n.seen[key] = key, struct{}{}
-	n.next = (n.next + 1) % nonceMemory
+	if len(n.ring) < nonceMemory {
+		n.ring = append(n.ring, h)
+	} else {
+		delete(n.seen, n.ring[n.next])
+		n.ring[n.next] = h
+		n.next = (n.next + 1) % nonceMemory
+	}
+	n.seen[h] = struct{}{}
 	return true
 }
 
@@ -36,7 +47,9 @@ func (n *nonces) first(key string) bool {
 func (n *nonces) forget(key string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.seen, key)
+	if n.seen != nil {
+		delete(n.seen, maphash.String(n.seed, key))
+	}
 }
 
 // limiter lets one event per key and period through: what an unproven sender
@@ -90,4 +103,12 @@ func (b *budget) allow(key string, now time.Time, perMinute int) bool {
 	u.n++
 	b.used[key] = u
 	return true
+}
+
+// spent tells whether key has used up its minute, without using any of it.
+func (b *budget) spent(key string, now time.Time, perMinute int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u := b.used[key]
+	return u.n >= perMinute && now.Sub(u.since) < time.Minute
 }

@@ -22,6 +22,9 @@ import (
 // token holds until the node's first signed request or for 15 minutes, so a
 // lost reply or a restarted server bricks no boot.
 func (s *Server) nodeConfig(w http.ResponseWriter, r *http.Request) {
+	if s.tooManyFailures(w, r) {
+		return
+	}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || token == "" || len(token) > 128 {
 		s.fail(w, r, fmt.Errorf("node config: no boot token: %w", dsas.ErrDenied))
@@ -31,6 +34,7 @@ func (s *Server) nodeConfig(w http.ResponseWriter, r *http.Request) {
 	b, err := s.Store.BootByToken(r.Context(), hash[:])
 	if errors.Is(err, dsas.ErrNotFound) {
 		err = fmt.Errorf("node config: this boot token is not known; boot again: %w", dsas.ErrDenied)
+		s.noteDenied(r)
 	}
 	if err != nil {
 		s.fail(w, r, err)
@@ -148,6 +152,9 @@ type signedHandler func(w http.ResponseWriter, r *http.Request, b dsas.Boot, bod
 // signed lets through only requests that carry the session key's signature.
 func (s *Server) signed(next signedHandler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if s.tooManyFailures(w, r) {
+			return
+		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSigned))
 		if err != nil {
 			s.fail(w, r, fmt.Errorf("read request: %w: %w", err, dsas.ErrInvalid))
@@ -164,6 +171,9 @@ func (s *Server) signed(next signedHandler) http.HandlerFunc {
 			}
 		}
 		if err != nil {
+			if errors.Is(err, dsas.ErrDenied) {
+				s.noteDenied(r)
+			}
 			s.fail(w, r, err)
 			return
 		}
@@ -177,6 +187,27 @@ func (s *Server) signed(next signedHandler) http.HandlerFunc {
 		if err := next(w, r, b, body); err != nil {
 			s.fail(w, r, err)
 		}
+	}
+}
+
+// maxDenied is how many requests with a wrong token or signature an address may
+// make in a minute; a node that the server has forgotten makes some ten.
+const maxDenied = 120
+
+// tooManyFailures answers who has tried too often, before anything is looked up.
+func (s *Server) tooManyFailures(w http.ResponseWriter, r *http.Request) bool {
+	from, err := remoteAddr(r)
+	if err != nil || !s.failed.spent(from.String(), s.Now(), maxDenied) {
+		return false
+	}
+	w.Header().Set("Retry-After", "60")
+	http.Error(w, "too many wrong tokens or signatures from this address; wait a minute", http.StatusTooManyRequests)
+	return true
+}
+
+func (s *Server) noteDenied(r *http.Request) {
+	if from, err := remoteAddr(r); err == nil {
+		s.failed.allow(from.String(), s.Now(), maxDenied)
 	}
 }
 
@@ -267,8 +298,12 @@ func clipFront(s string, n int) string {
 }
 
 func (s *Server) heartbeat(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []byte) error {
-	if err := s.seen(r.Context(), b, s.Now()); err != nil {
-		return err
+	// One that is played again must not make a dead node look alive.
+	if nonce := b.ID + "/" + r.Header.Get(sign.HeaderNonce); s.nonces.first(nonce) {
+		if err := s.seen(r.Context(), b, s.Now()); err != nil {
+			s.nonces.forget(nonce)
+			return err
+		}
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

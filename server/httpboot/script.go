@@ -63,6 +63,14 @@ func (s *Server) PXELINUXConfig(ctx context.Context, mac dsas.MAC, from netip.Ad
 // loader that fails asks some six times in its first minute, then less.
 const maxBoots = 30
 
+// maxBootsFrom is how many may begin per minute from one address, whatever
+// MACs it names: a box asks with those of its own ports. maxUnknownBoots is for
+// all MACs together that belong to no node.
+const (
+	maxBootsFrom    = 60
+	maxUnknownBoots = 600
+)
+
 // Begin decides what mac boots and, where that is a kernel, records a new
 // boot with its token and session key: both are on disk before the script
 // leaves, so a restarted server knows them. from is where the request came
@@ -92,6 +100,12 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	// not use up what the node has for HTTP.
 	if !s.begun.allow(string(step)+" "+mac.String(), s.Now(), maxBoots) {
 		return refuse(plan, fmt.Sprintf("%s asked for more than %d boots within a minute.", mac, maxBoots)), params, nil
+	}
+	if req.Node == nil && !s.begun.allow(string(step)+" unknown", s.Now(), maxUnknownBoots) {
+		return refuse(plan, fmt.Sprintf("More than %d unknown boxes asked to boot within a minute.", maxUnknownBoots)), params, nil
+	}
+	if !s.begun.allow(string(step)+" "+from.String(), s.Now(), maxBootsFrom) {
+		return refuse(plan, fmt.Sprintf("%s asked for more than %d boots within a minute.", from, maxBootsFrom)), params, nil
 	}
 	if sub, ok := s.subnetOf(addr.Addr()); ok {
 		params.Gateway = sub.Gateway
