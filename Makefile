@@ -29,12 +29,12 @@ BENCH_PACKAGES := kea-dhcp4-server dnsmasq-base nginx-light tftp-hpa atftp libwr
 # Peers that are unpacked, not installed: their packages would start them.
 BENCH_PEERS := tftpd-hpa atftpd
 TEST_PACKAGES := qemu-system-arm qemu-efi-aarch64 chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
-	e2fsprogs xfsprogs fdisk
+	e2fsprogs xfsprogs fdisk dhcpcd-base isc-dhcp-relay
 
 # One step installs what the next one needs.
 .NOTPARALLEL:
 
-.PHONY: all build deps test-deps run test check unit e2e bench bench-net install uninstall deb clean
+.PHONY: all build deps test-deps run test check unit fuzz e2e bench bench-net install uninstall deb clean
 all: build
 
 build: $(BIN) $(INIT) $(BB)
@@ -66,7 +66,7 @@ test-deps: deps
 run: deps build
 	$(BIN) lab run --state $(BUILD)/lab
 
-test: test-deps build check unit e2e
+test: test-deps build check unit fuzz e2e
 
 check:
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt-ed: $$out"; exit 1; }
@@ -75,6 +75,17 @@ check:
 
 unit:
 	DSAS_CI=1 $(GO) test -race -timeout 30m ./...
+
+# Every Fuzz function of the module for a while; what fails is kept below the
+# package's testdata/fuzz and is a case of the ordinary tests from then on.
+FUZZTIME ?= 3s
+fuzz:
+	@grep -rlE --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' $$dir/*_test.go | cut -d' ' -f2 | sort -u); do \
+	    echo "$$dir $$f"; \
+	    $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$dir >$(BUILD)/fuzz.out 2>&1 || { cat $(BUILD)/fuzz.out; exit 1; }; \
+	  done; \
+	done
 
 # The rack: real firmware, a real kernel, the programs as built.
 e2e: build

@@ -1,8 +1,10 @@
 package dhcp
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -26,6 +28,36 @@ type segment struct {
 	t              *testing.T
 	server, client string
 	store          *dhcptest.Store
+	srv            *Server
+	log            *logBuffer
+}
+
+// logBuffer is what a server said.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// eventually waits until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after 30 s: not %s", what)
+		}
+	}
 }
 
 func ipCmd(t *testing.T, args string) {
@@ -37,7 +69,7 @@ func ipCmd(t *testing.T, args string) {
 
 // newSegment lays a wire between two namespaces and runs the server on it. A
 // second wire, "other", carries no server.
-func newSegment(t *testing.T) *segment {
+func newSegment(t *testing.T, more ...dsas.Subnet) *segment {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root for network namespaces")
@@ -78,10 +110,16 @@ func newSegment(t *testing.T) *segment {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	srv, err := New(Config{Store: s.store, Images: s.store, Subnets: []dsas.Subnet{near}, Listeners: []net.PacketConn{conn}})
+	s.log = &logBuffer{}
+	srv, err := New(Config{
+		Store: s.store, Images: s.store, Subnets: append([]dsas.Subnet{near}, more...), Listeners: []net.PacketConn{conn}, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		In: func(f func() error) error { return netns.Do(s.server, f) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.srv = srv
+	srv.watchEvery = 50 * time.Millisecond
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := srv.Run(ctx); err != nil {
@@ -179,16 +217,7 @@ func TestDhclient(t *testing.T) {
 		t.Errorf("dhclient's states = %q (%v); want a REBOOT with the same address", log, err)
 	}
 	dhclient("-r")
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		if _, ok := s.store.Lease(addr); !ok {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the lease is still there after RELEASE")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	eventually(t, "given back after RELEASE", func() bool { _, ok := s.store.Lease(addr); return !ok })
 }
 
 // TestOtherInterface: nobody is answered on a wire that is not ours.
@@ -246,7 +275,7 @@ func TestBurst(t *testing.T) {
 		}
 	}
 	if len(got) != n {
-		t.Errorf("%d of %d DISCOVERs answered; want all", len(got), n)
+		t.Errorf("%d of %d DISCOVERs answered; want all (server: %+v)\n%s", len(got), n, s.srv.Stats(), s.log)
 	}
 }
 
