@@ -27,6 +27,9 @@ import (
 // TestMain lets the tests start this program as a dsas that is killed at a
 // given step.
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+	}
 	if args := os.Getenv("DSAS_TEST_RUN"); args != "" {
 		left, _ := strconv.Atoi(os.Getenv("DSAS_TEST_KILL"))
 		restoreStep = func(string) {

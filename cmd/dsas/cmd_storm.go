@@ -79,6 +79,15 @@ func (c *labStormCmd) Run(ctx context.Context, a *app) error {
 	if c.Strangers < 0 || c.Strangers > maxStorm || c.Kill < 0 {
 		return usagef("--strangers and --kill: use 0 or more, strangers at most %d", maxStorm)
 	}
+	if _, err := parseRate(c.Rate); err != nil {
+		return err
+	}
+	if _, err := parseSizes(c.Sizes); err != nil {
+		return err
+	}
+	if c.Interface != "" && c.Kill > 0 {
+		return usagef("--kill is for the server that is made for it, not for yours: leave out --interface")
+	}
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("dsas lab storm needs root: it speaks DHCP in frames of its own and puts the nodes' addresses on an interface")
 	}
@@ -88,9 +97,6 @@ func (c *labStormCmd) Run(ctx context.Context, a *app) error {
 	case c.NodesFile != "":
 		rep, err = c.asChild(ctx, a)
 	case c.Interface != "":
-		if c.Kill > 0 {
-			return usagef("--kill is for the server that is made for it, not for yours: leave out --interface")
-		}
 		rep, err = c.against(ctx, a)
 	default:
 		rep, err = c.own(ctx, a)

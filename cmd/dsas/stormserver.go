@@ -368,19 +368,14 @@ func (h *stormHost) sound(ctx context.Context, rep *storm.Report, nodes []dsas.N
 			all = errors.Join(all, fmt.Errorf("node %s became ready, and the server has it as %q", n.Name, p))
 		}
 	}
-	all = errors.Join(all, h.leases(ctx, rep.Leases))
+	kept, err := h.api.Leases(ctx)
+	all = errors.Join(all, err, checkLeases(rep.Leases, kept))
 	h.kill(unix.SIGTERM)
 	return errors.Join(all, checkDatabase(ctx, filepath.Join(h.dir, "dsas.db")))
 }
 
-func (h *stormHost) leases(ctx context.Context, promised []storm.Lease) error {
-	if len(promised) == 0 {
-		return nil
-	}
-	kept, err := h.api.Leases(ctx)
-	if err != nil {
-		return err
-	}
+// checkLeases compares what strangers were promised with what is kept.
+func checkLeases(promised []storm.Lease, kept []dsas.Lease) error {
 	on := map[netip.Addr]dsas.Lease{}
 	for _, l := range kept {
 		on[l.Address] = l
