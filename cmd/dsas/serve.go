@@ -75,6 +75,11 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 	if err := cfg.check(); err != nil {
 		return err
 	}
+	stopProfile, err := startProfile()
+	if err != nil {
+		return err
+	}
+	defer stopProfile()
 	d := &daemon{cfg: cfg, log: log, out: out, started: time.Now(), opt: opt}
 	d.gate.Log = log.With("part", "events")
 	if err := checkOwner(cfg.State); err != nil {

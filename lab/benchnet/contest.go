@@ -44,6 +44,11 @@ func (b *bench) contest(ctx context.Context, w work) error {
 	if !strings.Contains(w.name, b.rows) {
 		return nil
 	}
+	if b.who != "" {
+		w.contenders = slices.DeleteFunc(w.contenders, func(c contender) bool {
+			return !slices.ContainsFunc(strings.Split(b.who, ","), func(part string) bool { return strings.Contains(c.name, part) })
+		})
+	}
 	samples := map[string][]sample{}
 	failed := map[string]error{}
 	for i := range b.runs {

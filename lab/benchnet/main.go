@@ -65,6 +65,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	rows := fs.String("rows", "", "measure only rows whose name contains this")
 	quick := fs.Bool("quick", false, "one turn of smaller work: to see that it runs, not for figures")
 	runs := fs.Int("runs", 3, "turns of each contender; the figure is their median")
+	who := fs.String("who", "", "measure only contenders whose name contains one of these, separated by commas")
 	profile := fs.String("profile", "", "folder for processor profiles of our server, one per row")
 	child := fs.String("child", "", "internal: be one of the servers that are measured")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -90,7 +91,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{root: root, rows: *rows, quick: *quick, runs: max(*runs, 1), profile: *profile, progress: stderr}
+	b := &bench{root: root, rows: *rows, who: *who, quick: *quick, runs: max(*runs, 1), profile: *profile, progress: stderr}
 	if b.quick {
 		b.runs = 1
 	}
@@ -141,6 +142,7 @@ func findRoot() (string, error) {
 type bench struct {
 	root     string // of the checkout
 	rows     string // part of the names of the rows that are wanted
+	who      string // parts of the names of the contenders that are wanted
 	quick    bool
 	runs     int
 	profile  string // folder; "" for no profiles
