@@ -96,7 +96,7 @@ func publish(ctx context.Context, state string, imageBytes int64) error {
 // operators' socket answers.
 func (b *bench) startOurs(ctx context.Context, a *arena, state string, more ...string) (*ours, error) {
 	config := filepath.Join(state, "dsas.yaml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, "subnets:\n- prefix: %s\n  server: %s\n  pool: %s-%s\n", subnetPrefix, serverAddr, poolFirst, poolLast), 0o644); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, "noConflictCheck: true # as the peers: dnsmasq --no-ping\nsubnets:\n- prefix: %s\n  server: %s\n  pool: %s-%s\n", subnetPrefix, serverAddr, poolFirst, poolLast), 0o644); err != nil {
 		return nil, err
 	}
 	// A socket's path is short (unix(7)), a checkout's may not be.
