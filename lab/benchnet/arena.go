@@ -113,6 +113,9 @@ func startPinned(ctx context.Context, ns string, core int, name string, args ...
 	all := append([]string{"netns", "exec", ns, "taskset", "-c", strconv.Itoa(core), name}, args...)
 	p := &program{cmd: exec.CommandContext(ctx, "ip", all...), log: &bytes.Buffer{}, gone: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if os.Getenv("BN_DEBUG") != "" {
+		p.cmd.Stdout, p.cmd.Stderr = os.Stderr, os.Stderr
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 	p.cmd.WaitDelay = 5 * time.Second

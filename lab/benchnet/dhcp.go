@@ -183,7 +183,7 @@ func (b *bench) dhcpTurn(ctx context.Context, a *arena, s dhcpServer, do dhcpLoa
 		"p50 ms": ms(quantile(r.times, 0.5)), "p99 ms": ms(quantile(r.times, 0.99)), "max ms": ms(quantile(r.times, 1)),
 	}
 	if r.exchanges > 0 {
-		extra["server CPU µs per exchange"] = cpu / float64(r.exchanges) * 1e6
+		extra["CPU µs per exchange"] = cpu / float64(r.exchanges) * 1e6
 	}
 	_, extra["server peak MiB"] = p.rss()
 	return sample{value: r.value, extra: extra}, nil
