@@ -28,7 +28,7 @@ PACKAGES := gcc libc6-dev iproute2 ipxe pxelinux syslinux-common mmdebstrap zstd
 BENCH_PACKAGES := kea-dhcp4-server dnsmasq-base nginx-light tftp-hpa atftp libwrap0 util-linux
 # Peers that are unpacked, not installed: their packages would start them.
 BENCH_PEERS := tftpd-hpa atftpd
-TEST_PACKAGES := qemu-system-arm qemu-efi-aarch64 chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
+TEST_PACKAGES := busybox qemu-system-arm qemu-efi-aarch64 chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
 	e2fsprogs xfsprogs fdisk dhcpcd-base isc-dhcp-relay
 
 # One step installs what the next one needs.
