@@ -177,7 +177,7 @@ func (l *loop) run(stop context.Context) error {
 		for _, e := range l.events[:max(n, 0)] {
 			switch who := l.byFD[e.Fd].(type) {
 			case *transfer:
-				l.handle(who, e.Events)
+				l.handle(who, int(e.Fd), e.Events)
 			case *listener:
 				l.requests(who)
 			default:
@@ -206,9 +206,9 @@ func (l *loop) expire(now time.Duration) {
 	}
 }
 
-// handle takes in what has come for a transfer.
-func (l *loop) handle(t *transfer, events uint32) {
-	if events&unix.EPOLLERR != 0 && l.refused(t) {
+// handle takes in what has come for a transfer, by one of its sockets.
+func (l *loop) handle(t *transfer, fd int, events uint32) {
+	if events&unix.EPOLLERR != 0 && l.refused(t, fd) {
 		l.end(t, Aborted, nil)
 		return
 	}
@@ -221,12 +221,12 @@ func (l *loop) handle(t *transfer, events uint32) {
 		return
 	}
 	var from sockaddr
-	n, err := recvFrom(t.fd, l.buf[:], &from)
+	n, err := recvFrom(fd, l.buf[:], &from)
 	if err != nil {
 		return // an error that was kept for us, or nothing
 	}
 	if from.b != t.to.b && from.addrPort() != t.peer {
-		l.stray(t, l.buf[:min(n, len(l.buf))], &from)
+		l.stray(t, fd, l.buf[:min(n, len(l.buf))], &from)
 		return
 	}
 	if n < 4 || n > len(l.buf) || l.buf[0] != 0 {
@@ -258,21 +258,21 @@ func (l *loop) handle(t *transfer, events uint32) {
 
 // stray answers a packet that is not from the transfer's client (RFC 1350,
 // section 4), which disturbs nothing. An ERROR is not answered with one.
-func (l *loop) stray(t *transfer, b []byte, from *sockaddr) {
+func (l *loop) stray(t *transfer, fd int, b []byte, from *sockaddr) {
 	l.s.count.stray.Add(1)
 	if t.strays++; t.strays > maxStrays || len(b) >= 2 && b[1] == opERROR {
 		return
 	}
-	sendTo(t.fd, errorPacket(&refusal{codeUnknownTID, "unknown transfer"}), from) //nolint:errcheck // lost is lost
+	sendTo(fd, errorPacket(&refusal{codeUnknownTID, "unknown transfer"}), from) //nolint:errcheck // lost is lost
 }
 
 // refused reads what came back about packets sent, and tells whether the
 // client's port has closed.
-func (l *loop) refused(t *transfer) (gone bool) {
+func (l *loop) refused(t *transfer, fd int) (gone bool) {
 	var to sockaddr
 	var b [64]byte
 	for range 8 {
-		_, oob, err := recvMsg(t.fd, b[:], l.control[:], &to, unix.MSG_ERRQUEUE)
+		_, oob, err := recvMsg(fd, b[:], l.control[:], &to, unix.MSG_ERRQUEUE)
 		if err != nil {
 			break
 		}
@@ -353,7 +353,11 @@ func (l *loop) fill(t *transfer, now time.Duration) {
 		if o.n == 0 {
 			return
 		}
-		err := o.send(t.fd, &t.to, 0, o.n, segment)
+		to := &t.to
+		if t.others >= 0 {
+			to = nil
+		}
+		err := o.send(t.fd, to, segment)
 		switch {
 		case o.n > 1 && (errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EMSGSIZE)):
 			// No segmentation on this interface (it has no checksums of its
@@ -364,7 +368,7 @@ func (l *loop) fill(t *transfer, now time.Duration) {
 			t.log(l.s).Error("TFTP file became shorter while it was sent", "err", err)
 			l.end(t, Failed, errServer)
 			return
-		case err != nil && !l.try(t, now, func() error { return o.send(t.fd, &t.to, 0, o.n, segment) }):
+		case err != nil && !l.try(t, now, func() error { return o.send(t.fd, to, segment) }):
 			t.sent = before
 			return
 		}

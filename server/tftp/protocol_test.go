@@ -180,8 +180,16 @@ func TestRollover(t *testing.T) {
 func TestWrongTID(t *testing.T) {
 	addr, files, sent := start(t, nil)
 	content(t, files, boot.FileUndionly, 600)
+	content(t, files, boot.FileSNPOnly, 100_000) // by a connected socket
+	for _, name := range []string{boot.FileSNPOnly, boot.FileUndionly} {
+		wrongTID(t, addr, name)
+	}
+	done(t, sent, 600)
+}
+
+func wrongTID(t *testing.T, addr, name string) {
 	p, other := newPeer(t), newPeer(t)
-	p.send(addr, rrq(dir+boot.FileUndionly))
+	p.send(addr, rrq(dir+name))
 	p.data(1)
 	other.to = p.to
 	other.ack(1)
@@ -198,7 +206,10 @@ func TestWrongTID(t *testing.T) {
 	p.ack(1)
 	p.data(2)
 	p.ack(2)
-	done(t, sent, 600)
+	if name == boot.FileSNPOnly {
+		p.data(3)
+		p.c.WriteTo([]byte("\x00\x05\x00\x00enough\x00"), p.to)
+	}
 }
 
 // TestRefusals: what is refused is said with its code, and why.

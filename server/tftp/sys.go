@@ -50,10 +50,10 @@ func (s *sockaddr) addrPort() netip.AddrPort {
 }
 
 // recvFrom reads one packet; a longer one than b is cut off, and n is then
-// longer than b.
+// longer than b. It never waits, so the scheduler need not be told.
 func recvFrom(fd int, b []byte, from *sockaddr) (n int, err error) {
 	from.n = uint32(len(from.b))
-	r, _, e := unix.Syscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
+	r, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)),
 		unix.MSG_TRUNC|unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(&from.b)), uintptr(unsafe.Pointer(&from.n)))
 	if e != 0 {
 		return 0, e
@@ -133,12 +133,16 @@ func (o *out) add(number uint16, data []byte) {
 	o.n++
 }
 
-// send sends blocks from..to as packets of their own; more than one with one
-// call, which the kernel cuts into segments of that many bytes.
-func (o *out) send(fd int, to *sockaddr, from, n, segment int) error {
-	o.msg = unix.Msghdr{Name: &to.b[0], Namelen: to.n, Iov: &o.iov[2*from]}
-	o.msg.SetIovlen(2 * n)
-	if n > 1 {
+// send sends the blocks as packets of their own; more than one with one call,
+// which the kernel cuts into segments of that many bytes. The socket of a nil
+// address is connected.
+func (o *out) send(fd int, to *sockaddr, segment int) error {
+	o.msg = unix.Msghdr{Iov: &o.iov[0]}
+	if to != nil {
+		o.msg.Name, o.msg.Namelen = &to.b[0], to.n
+	}
+	o.msg.SetIovlen(2 * o.n)
+	if o.n > 1 {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&o.control[0]))
 		h.Level, h.Type = unix.SOL_UDP, unix.UDP_SEGMENT
 		h.SetLen(unix.CmsgLen(2))
@@ -166,6 +170,33 @@ func sendTo(fd int, b []byte, to *sockaddr) error {
 // newSocket opens a transfer's socket: a random port of the address that the
 // request was sent to, on the listener's interface.
 func newSocket(local netip.Addr, scope int, device string) (fd int, err error) {
+	return boundSocket(local, 0, scope, device)
+}
+
+// connect opens a second socket on fd's port, for to alone: the kernel looks
+// the way up once and not for each packet. What others send goes to fd still.
+func connect(fd int, local netip.Addr, scope int, device string, to *sockaddr) (second int, err error) {
+	// Only now: set before fd had its port, it would allow one that is taken.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+		return -1, fmt.Errorf("share port: %w", err)
+	}
+	var at sockaddr
+	at.n = uint32(len(at.b))
+	if _, _, e := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&at.b)), uintptr(unsafe.Pointer(&at.n))); e != 0 {
+		return -1, fmt.Errorf("own port: %w", e)
+	}
+	if second, err = boundSocket(local, at.addrPort().Port(), scope, device); err != nil {
+		return -1, err
+	}
+	if _, _, e := unix.Syscall(unix.SYS_CONNECT, uintptr(second), uintptr(unsafe.Pointer(&to.b)), uintptr(to.n)); e != 0 {
+		unix.Close(second)
+		return -1, fmt.Errorf("connect: %w", e)
+	}
+	return second, nil
+}
+
+// boundSocket binds to a random port, or shares a given one.
+func boundSocket(local netip.Addr, port uint16, scope int, device string) (fd int, err error) {
 	family := unix.AF_INET6
 	if local.Is4() {
 		family = unix.AF_INET
@@ -184,6 +215,11 @@ func newSocket(local netip.Addr, scope int, device string) (fd int, err error) {
 			return -1, fmt.Errorf("bind to interface %s: %w", device, err)
 		}
 	}
+	if port != 0 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return -1, fmt.Errorf("share port: %w", err)
+		}
+	}
 	// Errors that come back (the client's port has closed) are kept for us to
 	// read. Should a link behind a router be narrower than the interface, IPv4
 	// packets are cut there: a path's MTU is learnt too late for a blksize that
@@ -200,7 +236,7 @@ func newSocket(local netip.Addr, scope int, device string) (fd int, err error) {
 		return -1, fmt.Errorf("set up socket: %w", err)
 	}
 	var sa sockaddr
-	sa.setAddr(local, 0, scope)
+	sa.setAddr(local, port, scope)
 	if _, _, e := unix.Syscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa.b)), uintptr(sa.n)); e != 0 {
 		return -1, fmt.Errorf("bind to %s: %w", local, e)
 	}

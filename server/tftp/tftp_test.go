@@ -132,7 +132,7 @@ func (p *peer) ack(block uint16) {
 }
 
 func TestParsePath(t *testing.T) {
-	for _, good := range []string{dir + "undionly.kpxe", "/" + dir + "snponly.efi", dir + "lpxelinux.0", dir + "ldlinux.c32", dir + "pxelinux.cfg/default", dir + "pxelinux.cfg/C0A80001", "//" + dir + "/undionly.kpxe"} {
+	for _, good := range []string{dir + "undionly.kpxe", "/" + dir + "snponly.efi", dir + "lpxelinux.0", dir + "ldlinux.c32", dir + "pxelinux.cfg/default", dir + "pxelinux.cfg/C0A80001", "//" + dir + "/undionly.kpxe", dir + "undionly.kpxe\xff"} {
 		if mac, _, err := ParsePath(good); err != nil || mac.String() != "52:54:00:00:01:01" {
 			t.Errorf("ParsePath(%q) = %v, %v; want the MAC", good, mac, err)
 		}

@@ -43,6 +43,7 @@ type transfer struct {
 	release func()
 
 	fd      int  // -1: none
+	others  int  // has what comes for fd's port from elsewhere, where fd is connected; else -1
 	index   int  // in loop.active
 	writing bool // waits until its socket takes more
 	held    bool // what it sent was thrown away on this machine
