@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	"dsas/lab":               {"dsas/client", "dsas/server/netns"},
 	"dsas/lab/storm":         {"dsas/client"},
 	"dsas/lab/bench":         {"dsas/client", "dsas/lab"},
-	"dsas/lab/benchnet":      {"dsas/client", "dsas/client/sign", "dsas/lab/load", "dsas/server/blobs", "dsas/server/boot", "dsas/server/dhcp", "dsas/server/netns", "dsas/server/tftp"},
+	"dsas/lab/benchnet":      {"dsas/client", "dsas/client/sign", "dsas/lab/load", "dsas/server/blobs", "dsas/server/boot", "dsas/server/dhcp", "dsas/server/httpboot", "dsas/lab/storm", "dsas/server/netns", "dsas/server/tftp"},
 	"dsas/lab/e2e":           {"dsas/lab"},
 	"dsas/lab/load":          {"dsas/client", "dsas/client/sign"},
 	"dsas/cmd/dsas":          {"..."},

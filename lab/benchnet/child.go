@@ -22,6 +22,8 @@ func runChild(ctx context.Context, name, profile string, args []string) error {
 		return memoryDHCPServer(ctx, args[0])
 	case name == "tftp" && len(args) == 1:
 		return tftpChild(ctx, args[0], profile)
+	case name == "http" && len(args) == 1:
+		return httpChild(ctx, args[0], profile)
 	case name == "tftp-pin" && len(args) == 1:
 		return pinChild(ctx, args[0])
 	}
