@@ -47,7 +47,7 @@ func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 type fixture struct {
 	*store.Store
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	cfg   httpboot.Config
 	srv   *httpboot.Server
@@ -75,7 +75,7 @@ func (f *fixture) later(d time.Duration) {
 
 // open makes a server over a real store with nodes w101 (web) and w102 (lb), a
 // kernel and initramfs, and an image of every role.
-func open(t *testing.T, change func(*httpboot.Config)) *fixture {
+func open(t testing.TB, change func(*httpboot.Config)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, dir: t.TempDir()}
 	f.openStore()

@@ -85,6 +85,23 @@ func (s *Server) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// solicitation tells whether b is a router solicitation that may be answered
+// (RFC 4861 section 6.1.1): type 133, code 0, at least 8 bytes, from this link
+// (nobody further away arrives with hop limit 255), and no option without a
+// length. The kernel has checked the checksum.
+func solicitation(b []byte, hopLimit int) bool {
+	if len(b) < 8 || b[0] != 133 || b[1] != 0 || hopLimit != 255 {
+		return false
+	}
+	for o := b[8:]; len(o) > 0; {
+		if len(o) < 2 || o[1] == 0 || int(o[1])*8 > len(o) {
+			return false
+		}
+		o = o[int(o[1])*8:]
+	}
+	return true
+}
+
 func (c *Conn) answer() error {
 	p := c.pc.IPv6PacketConn()
 	buf := make([]byte, 1500)
@@ -102,7 +119,7 @@ func (c *Conn) answer() error {
 			continue
 		}
 		failures = 0
-		if n < 8 || buf[0] != 133 || cm == nil || cm.IfIndex != c.ifi.Index || cm.HopLimit != 255 {
+		if cm == nil || cm.IfIndex != c.ifi.Index || !solicitation(buf[:n], cm.HopLimit) {
 			continue
 		}
 		to, ok := from.(*net.IPAddr)
