@@ -354,9 +354,10 @@ func (h *stormHost) sound(ctx context.Context, rep *storm.Report, nodes []dsas.N
 	if err != nil {
 		return err
 	}
-	phases := map[string]dsas.Phase{}
+	// Not the phase: they have fallen silent, and some are lost by now.
+	status := map[string]dsas.NodeStatus{}
 	for _, v := range views {
-		phases[v.Node.Name] = v.Status.Phase
+		status[v.Node.Name] = v.Status
 	}
 	failed := map[string]bool{}
 	for _, f := range rep.Failed {
@@ -364,8 +365,8 @@ func (h *stormHost) sound(ctx context.Context, rep *storm.Report, nodes []dsas.N
 	}
 	var all error
 	for _, n := range nodes {
-		if p := phases[n.Name]; p != dsas.PhaseReady && !failed[n.Name] {
-			all = errors.Join(all, fmt.Errorf("node %s became ready, and the server has it as %q", n.Name, p))
+		if st := status[n.Name]; st.Serving != n.Role && !failed[n.Name] {
+			all = errors.Join(all, fmt.Errorf("node %s became ready, and the server has it as %q, serving %q", n.Name, st.Phase, st.Serving))
 		}
 	}
 	kept, err := h.api.Leases(ctx)
