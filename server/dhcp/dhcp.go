@@ -81,8 +81,10 @@ const (
 	defaultLease = time.Hour
 	declineTime  = time.Hour       // an address that someone else uses is left alone this long
 	answerWithin = 5 * time.Second // then the client has asked again anyway
-	workers      = 16
-	queue        = 64 // packets waiting for one worker
+	// A worker waits while its client's lease gets to disk, and all that wait
+	// get there together: so there are many (docs/adr/0015).
+	workers      = 128
+	queue        = 16 // packets waiting for one worker
 	maxStrangers = 50 // unknown MACs recorded in one second
 )
 
@@ -356,6 +358,9 @@ func (s *Server) sendReply(ctx context.Context, l *link, rep *reply) {
 func (l *link) send(r *reply) error {
 	st := l.state.Load()
 	b := padBootFile(r.msg.ToBytes())
+	if st.raw != nil && r.direct != nil {
+		return st.raw.SendFrame(r.direct, netip.AddrPortFrom(r.from, ServerPort), r.to, b)
+	}
 	if st.raw != nil && r.hw != nil {
 		return st.raw.SendFrame(r.hw, netip.AddrPortFrom(r.from, ServerPort), r.to, b)
 	}

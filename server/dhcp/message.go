@@ -25,6 +25,9 @@ type reply struct {
 	from netip.Addr
 	to   netip.AddrPort
 	hw   net.HardwareAddr // set: the client has no address yet, send a frame to it
+	// direct: the client has the address it is sent to, and this MAC; a frame
+	// spares an ARP request.
+	direct net.HardwareAddr
 	// probe: to be sent only if nobody else is found to use this address.
 	probe netip.Addr
 	// seen is what the request tells of where the client hangs, to be recorded.
@@ -86,12 +89,28 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 		// An address of another network is not believed: it would be a way to
 		// have our answers sent to anyone.
 		r.to = netip.AddrPortFrom(ci, ClientPort)
+		if c.onLink() {
+			// It is on this segment, and we know its MAC: asking by ARP for
+			// thousands of them overflows the kernel's neighbour table (1,024
+			// entries, net.ipv4.neigh.default.gc_thresh3).
+			r.direct = c.mac.HardwareAddr()
+		}
 	case c.req.IsBroadcast() || !addr.IsValid():
 		r.to, r.hw = netip.AddrPortFrom(broadcast, ClientPort), broadcastMAC
 	default:
 		r.to, r.hw = netip.AddrPortFrom(addr, ClientPort), c.mac.HardwareAddr()
 	}
 	return r
+}
+
+// onLink tells whether the client's subnet is one of the segment it asks on.
+func (c *client) onLink() bool {
+	for _, sub := range c.link.subnets() {
+		if sub.Prefix == c.subnet.Prefix {
+			return true
+		}
+	}
+	return false
 }
 
 // nak tells a client that its address is not for it (RFC 2131 section 4.3.2);
