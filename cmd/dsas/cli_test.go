@@ -220,6 +220,12 @@ func TestNodeCommands(t *testing.T) {
 	for _, line := range [][]string{{"eth1", "52:54:00:00:01:02"}, {"bond0.2", "192.0.2.5/24"}, {"DBDEVICE", "/dev/vda"}, {"loader", "nbp"}} {
 		c.wantLine(show, line...)
 	}
+	c.ok(words("node set w101 --menu lb,web")...)
+	c.wantLine(c.ok("node", "show", "w101"), "menu", "lb, web")
+	c.ok(words("node set w101 --menu none")...)
+	if n, err := c.store.Node(t.Context(), "w101"); err != nil || len(n.Menu) != 0 {
+		t.Errorf("menu after --menu none = %v, %v", n.Menu, err)
+	}
 	c.ok(words("node set w[101-102] --role db")...)
 	if got, want := c.ok(words("node ls --role db --names")...), "w101\nw102\n"; got != want {
 		t.Errorf("node ls --names = %q; want %q", got, want)
@@ -256,6 +262,7 @@ func TestNodeCommandsRefuse(t *testing.T) {
 		words []string
 	}{
 		{1, "node show w110", []string{"w110", "not found", `did you mean "w101"`}},
+		{1, "node set w101 --menu wipe", []string{"wipe erases disks", "assign it instead"}},
 		{1, "node set w[101-104] --role db", []string{"w103, w104", "not found"}},
 		{1, "node set w[101-102] --role wbe", []string{`"wbe"`, `did you mean "web"`, "db, lb, web"}},
 		{2, "node set w101", []string{"nothing to change", "--role"}},

@@ -75,7 +75,11 @@ type roleNames []string
 func (r roleNames) Roles(context.Context) ([]dsas.RoleView, error) {
 	var views []dsas.RoleView
 	for _, n := range r {
-		views = append(views, dsas.RoleView{Role: dsas.Role{Name: n}, Source: "shipped"})
+		role := dsas.Role{Name: n}
+		if n == "db" { // as the shipped one
+			role.Devices = []dsas.Device{{Key: "DBDEVICE", Format: true}}
+		}
+		views = append(views, dsas.RoleView{Role: role, Source: "shipped"})
 	}
 	return views, nil
 }
