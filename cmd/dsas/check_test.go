@@ -516,3 +516,72 @@ func TestHolder(t *testing.T) {
 		t.Errorf("holder after the end = %d; want 0", got)
 	}
 }
+
+// TestServeBesideOther: dsas serve does not go on beside a dnsmasq that gives
+// addresses, and does as its proxy or when told.
+func TestServeBesideOther(t *testing.T) {
+	ours, other := checkNet(t)
+	if _, err := exec.LookPath("dnsmasq"); err != nil {
+		if os.Getenv("DSAS_CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", other, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=eth0",
+		"--bind-interfaces", "--user=root", "--pid-file=", "--leasefile-ro", "--no-ping", "--dhcp-range=10.77.0.150,10.77.0.159,5m")
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { cancel(); cmd.Wait() }()
+	for _, tt := range []struct {
+		name    string
+		change  func(*config)
+		refuses bool
+	}{
+		{"alone", func(*config) {}, true},
+		{"proxy", func(c *config) { c.ProxyDHCP = true }, false},
+		{"allowed", func(c *config) { c.AllowOtherDHCP = true }, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			cfg := config{State: dir, Socket: filepath.Join(dir, "sock"), Roles: filepath.Join(dir, "roles"), Listen: "127.0.0.1:0", Netns: ours, Interfaces: []string{"eth1"}}
+			tt.change(&cfg)
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			ready, done := make(chan struct{}), make(chan error, 1)
+			go func() {
+				done <- serve(ctx, cfg, slog.New(slog.DiscardHandler), io.Discard, serveOptions{Ready: func() { close(ready) }})
+			}()
+			if tt.refuses {
+				select {
+				case err := <-done:
+					if err == nil || !strings.Contains(err.Error(), "10.77.0.2") || !strings.Contains(err.Error(), "--proxy-dhcp") {
+						t.Errorf("serve beside another server = %v; want a refusal that names it and the ways out", err)
+					}
+				case <-time.After(time.Minute):
+					t.Error("serve goes on beside another server")
+				}
+				return
+			}
+			select {
+			case <-ready:
+			case err := <-done:
+				t.Fatalf("serve = %v; want it to run", err)
+			case <-time.After(time.Minute):
+				t.Fatal("serve is not ready")
+			}
+			select {
+			case err := <-done:
+				t.Errorf("serve = %v; want it to go on", err)
+			case <-time.After(500 * time.Millisecond): // a --no-ping dnsmasq answers in 1 ms
+			}
+			stop()
+			if err := <-done; err != nil {
+				t.Errorf("serve after its end was asked for = %v; want nil", err)
+			}
+		})
+	}
+}
