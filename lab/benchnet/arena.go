@@ -44,11 +44,10 @@ const (
 // newArena makes an arena; end it with close. what goes into the names.
 func (b *bench) newArena(ctx context.Context, what string) (a *arena, err error) {
 	a = &arena{server: fmt.Sprintf("bn%d-%s-s", os.Getpid(), what), client: fmt.Sprintf("bn%d-%s-c", os.Getpid(), what)}
-	base := filepath.Join(b.root, "build", "bench-net")
-	if err := os.MkdirAll(base, 0o755); err != nil {
+	if err := os.MkdirAll(b.scratch, 0o755); err != nil {
 		return nil, err
 	}
-	if a.dir, err = os.MkdirTemp(base, what+"-"); err != nil {
+	if a.dir, err = os.MkdirTemp(b.scratch, what+"-"); err != nil {
 		return nil, err
 	}
 	// Peers drop to users of their own, and read below it.

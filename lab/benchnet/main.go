@@ -66,6 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	quick := fs.Bool("quick", false, "one turn of smaller work: to see that it runs, not for figures")
 	runs := fs.Int("runs", 3, "turns of each contender; the figure is their median")
 	who := fs.String("who", "", "measure only contenders whose name contains one of these, separated by commas")
+	scratch := fs.String("dir", "", "folder for the servers' state (default build/bench-net; on tmpfs, what the disk costs is left out)")
 	profile := fs.String("profile", "", "folder for processor profiles of our server, one per row")
 	child := fs.String("child", "", "internal: be one of the servers that are measured")
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -91,12 +92,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{root: root, rows: *rows, who: *who, quick: *quick, runs: max(*runs, 1), profile: *profile, progress: stderr}
+	b := &bench{root: root, scratch: *scratch, rows: *rows, who: *who, quick: *quick, runs: max(*runs, 1), profile: *profile, progress: stderr}
 	if b.quick {
 		b.runs = 1
 	}
 	if _, err := os.Stat(b.bin()); err != nil {
 		return fmt.Errorf("%s: %w (build it with: make build)", b.bin(), dsas.ErrNotFound)
+	}
+	if b.scratch == "" {
+		b.scratch = filepath.Join(root, "build", "bench-net")
 	}
 	// The measuring side keeps to one core, the servers have the other.
 	if err := pinSelf(clientCore); err != nil {
@@ -141,6 +145,7 @@ func findRoot() (string, error) {
 // bench is one run.
 type bench struct {
 	root     string // of the checkout
+	scratch  string // where servers keep their state
 	rows     string // part of the names of the rows that are wanted
 	who      string // parts of the names of the contenders that are wanted
 	quick    bool
