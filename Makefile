@@ -2,6 +2,7 @@
 # make test   installs what is missing and runs every test
 # make install, make uninstall   below PREFIX (/usr/local), with DESTDIR before it
 # make deb    a Debian package in build/
+# make test-long  runs the longer matrices too
 # make bench  measures, prints a table and writes build/bench.json
 # make bench-net  measures the boot protocols beside other servers; build/bench-net.json
 SHELL := /bin/bash
@@ -34,7 +35,7 @@ TEST_PACKAGES := busybox qemu-system-arm qemu-efi-aarch64 chromium fonts-dejavu-
 # One step installs what the next one needs.
 .NOTPARALLEL:
 
-.PHONY: all build deps test-deps run test check unit fuzz e2e bench bench-net install uninstall deb clean
+.PHONY: all build deps test-deps run test check unit fuzz e2e test-long bench bench-net install uninstall deb clean
 all: build
 
 build: $(BIN) $(INIT) $(BB)
@@ -90,6 +91,10 @@ fuzz:
 # The rack: real firmware, a real kernel, the programs as built.
 e2e: build
 	DSAS_CI=1 DSAS_E2E=1 $(GO) test -count=1 -timeout 60m -v ./lab/e2e
+
+# All tests, with those matrices that take too long for every change.
+test-long: test-deps build check
+	DSAS_CI=1 DSAS_LONG=1 DSAS_E2E=1 $(GO) test -count=1 -p 1 -timeout 240m ./...
 
 bench: deps build
 	DSAS_BENCH_JSON=$(CURDIR)/$(BUILD)/bench.json $(GO) run ./lab/bench
