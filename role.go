@@ -21,6 +21,8 @@ type Role struct {
 	Devices   []Device   `json:"devices,omitempty" yaml:"devices"`
 	Services  []Service  `json:"services,omitempty" yaml:"services"`
 	Templates []Template `json:"templates,omitempty" yaml:"templates"`
+	// DHCP is what the role's nodes are told in option 43, by vendor class.
+	DHCP []VendorOptions `json:"dhcp,omitempty" yaml:"dhcp"`
 }
 
 // Device is a block device the role wants, named by its dsas.conf key.

@@ -35,6 +35,7 @@ func Check(def Definition) error {
 	c := &checker{def: def}
 	c.names()
 	c.devices()
+	c.vendorOptions()
 	c.services()
 	c.templates()
 	c.files()
@@ -81,6 +82,14 @@ func (c *checker) each(what string, list []string, re *regexp.Regexp, way string
 			c.bad("%s %q: is listed twice; remove one", what, s)
 		}
 		seen[s] = true
+	}
+}
+
+func (c *checker) vendorOptions() {
+	for _, v := range c.def.Role.DHCP {
+		if _, err := v.Bytes(); err != nil {
+			c.bad("%w", err)
+		}
 	}
 }
 

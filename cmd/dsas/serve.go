@@ -242,6 +242,13 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	dhcpd, err := dhcp.New(dhcp.Config{
 		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.bootStore()}, Images: d.blobs, Subnets: d.subnets,
 		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: d.boot.HasLoader, In: d.inBootNetwork, NoProbe: d.cfg.NoConflictCheck,
+		Vendor: func(role string) []dsas.VendorOptions {
+			def, err := d.roles.Get(role)
+			if err != nil {
+				return nil
+			}
+			return def.Role.DHCP
+		},
 		Proxy: d.cfg.ProxyDHCP, Probing: watch.Probing,
 	})
 	if err != nil {
@@ -390,10 +397,26 @@ func (d *daemon) explain(ctx context.Context, mac dsas.MAC, arch string) (any, e
 	if err != nil {
 		return nil, err
 	}
+	req.Via = d.relayOf(ctx, req)
 	if d.cfg.ProxyDHCP {
 		return explainAs(req, arch, boot.ExplainProxy)
 	}
 	return explainAs(req, arch, boot.Explain)
+}
+
+// relayOf says through which relay a box asks, "" where it asks us directly.
+func (d *daemon) relayOf(ctx context.Context, req boot.Request) string {
+	if ports, err := d.store.Ports(ctx); err == nil {
+		if p, ok := ports[req.MAC]; ok {
+			return p.String()
+		}
+	}
+	for _, s := range d.subnets {
+		if s.Relayed && req.Node != nil && s.Prefix.Contains(req.Node.Address.Addr()) {
+			return "a relay of " + s.Prefix.String()
+		}
+	}
+	return ""
 }
 
 // sshInfo tells how an operator reaches a node's sshd.

@@ -62,6 +62,10 @@ type Request struct {
 	// UEFI Secure Boot and arm64 are optional. nil: all are.
 	HasLoader func(file string) bool
 
+	// Via names the relay or switch port a box asks through; "" for none. It
+	// changes nothing but what Explain says.
+	Via string
+
 	Server Server
 	Boot   *dsas.BootSet  // nil: no kernel and initramfs are built
 	Image  *dsas.Manifest // of Role(); nil: not built

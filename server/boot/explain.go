@@ -49,7 +49,11 @@ func Explain(r Request) []Explained {
 		kind, client, by, asks = "HTTP Boot", HTTPClient, "HTTP", "GET "
 	}
 	r.VendorClass = fmt.Sprintf("%s:Arch:%05d:UNDI:002001", client, uint16(r.Arch))
-	p := add("firmware DHCP", kind+" firmware, "+arch, Decide(r))
+	asked := kind + " firmware, " + arch
+	if r.Via != "" {
+		asked += ", through " + r.Via
+	}
+	p := add("firmware DHCP", asked, Decide(r))
 	if p.Action != NBP {
 		return out
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -370,6 +371,7 @@ func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 		}
 	}
 	r.HasLoader = s.HasLoader
+	c.vendor = s.vendorOptions(r.Role(), r.VendorClass)
 	plan := boot.Decide(r)
 	if c.elsewhere && (plan.Action == boot.NBP || plan.Action == boot.Script) {
 		// Its cmdline would carry an address that does not work here.
@@ -377,6 +379,22 @@ func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 			Reason: fmt.Sprintf("Node %s has address %s, which is not of subnet %s where it asks.", c.node.Name, c.node.Address, c.subnet.Prefix)}
 	}
 	return plan, nil
+}
+
+// vendorOptions gives option 43 for a role's node of that vendor class: what a
+// vendor's codes mean nobody else would know.
+func (s *Server) vendorOptions(role, class string) []byte {
+	if s.Vendor == nil || role == "" || class == "" {
+		return nil
+	}
+	for _, v := range s.Vendor(role) {
+		if strings.HasPrefix(class, v.Class) {
+			if b, err := v.Bytes(); err == nil { // checked with the role
+				return b
+			}
+		}
+	}
+	return nil
 }
 
 // unknown records a MAC that belongs to no node.

@@ -67,6 +67,8 @@ type Config struct {
 	Probing func() bool
 	// HasLoader tells whether a boot loader's file is there; nil: all are.
 	HasLoader func(file string) bool
+	// Vendor gives a role's options by vendor class; nil: none have any.
+	Vendor func(role string) []dsas.VendorOptions
 	// NoProbe: pool addresses are offered without asking the segment whether
 	// somebody uses them already.
 	NoProbe bool

@@ -48,6 +48,33 @@ func TestSubnetOptions(t *testing.T) {
 	}
 }
 
+// TestVendorOptions: a role's option 43 goes to its vendor class alone, and
+// brings no option 60 with it.
+func TestVendorOptions(t *testing.T) {
+	b := newBench(t)
+	b.s.Vendor = func(role string) []dsas.VendorOptions {
+		if role != "web" {
+			return nil
+		}
+		return []dsas.VendorOptions{{Class: "AcmeBox", Options: map[int]string{1: "10.77.0.9"}}}
+	}
+	for _, tt := range []struct {
+		mac  dsas.MAC
+		mods []dhcpv4.Modifier
+		want string
+	}{
+		{nodeMAC, []dhcpv4.Modifier{optText(60, "AcmeBox v2"), opt(55, 1, 3)}, "01040a4d0009ff"},
+		{nodeMAC, firmware(), ""},
+		{nodeMAC, nil, ""},
+		{strangeMAC, []dhcpv4.Modifier{optText(60, "AcmeBox v2")}, ""},
+	} {
+		r := b.ask(tt.mac, dhcpv4.MessageTypeDiscover, tt.mods...)
+		if got := hex.EncodeToString(r.msg.Options.Get(dhcpv4.OptionVendorSpecificInformation)); got != tt.want || r.msg.Options.Has(dhcpv4.OptionClassIdentifier) {
+			t.Errorf("%s: option 43 = %s, option 60 %t; want %q and no 60", tt.mac, got, r.msg.Options.Has(dhcpv4.OptionClassIdentifier), tt.want)
+		}
+	}
+}
+
 // TestSize: an answer is no longer than its client takes, and never shorter
 // than BOOTP's 300 bytes.
 func TestSize(t *testing.T) {
