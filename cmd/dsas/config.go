@@ -29,6 +29,9 @@ type config struct {
 	Interfaces []string       `yaml:"interfaces"` // boot listeners answer on these alone
 	Subnets    []subnetConfig `yaml:"subnets"`    // default: the interfaces' own (subnets.go)
 	HTTPPort   int            `yaml:"httpPort"`   // boot HTTP: 8080
+	// MetricsListen is a listener for monitors: /metrics, /readyz and /healthz
+	// by plain HTTP without log-in; empty: none.
+	MetricsListen string `yaml:"metricsListen"`
 	// SocketGroup may use the socket too; empty: only root and the server's user.
 	SocketGroup string `yaml:"socketGroup"`
 	// Bond is the bond every node brings up: a name and the bonding driver's

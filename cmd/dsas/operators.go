@@ -34,7 +34,7 @@ import (
 // operators wires the operators' way in: the unix socket and, for browsers and
 // programs elsewhere, the TCP listener. None of it is on the boot network
 // unless the operator binds it there.
-func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
+func (d *daemon) operators(ctx context.Context, figures http.Handler) ([]server.Named, error) {
 	keeper := auth.New(d.store, d.log.With("part", "auth"))
 	if d.cfg.SocketGroup != "" {
 		keeper.TrustSocket()
@@ -57,7 +57,10 @@ func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
 	mux.Handle("/login", gate)
 	mux.Handle("/setup", gate)
 	mux.Handle("/logout", keeper.Require(gate))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	monitoring := d.monitoring(figures)
+	mux.Handle("/healthz", monitoring)
+	mux.Handle("/metrics", hereOr(monitoring, keeper.Require(monitoring)))
+	mux.Handle("/readyz", hereOr(monitoring, keeper.Require(monitoring)))
 	mux.Handle("/", keeper.Require(pages))
 
 	sock, err := listenSocket(d.cfg.Socket, d.cfg.SocketGroup)
@@ -83,12 +86,16 @@ func (d *daemon) operators(ctx context.Context) ([]server.Named, error) {
 	} else {
 		fmt.Fprintf(d.out, "page: %s/\n", base)
 	}
+	monitor, err := d.monitorListener(monitoring)
+	if err != nil {
+		return nil, err
+	}
 	local, remote := httpServer(mux, d.log), httpServer(mux, d.log)
 	local.ConnContext = auth.ConnContext
-	return []server.Named{
+	return append(monitor, []server.Named{
 		{Name: "socket", Component: server.Func(func(ctx context.Context) error { return serveHTTP(ctx, local, sock) })},
 		{Name: "operators", Component: server.Func(func(ctx context.Context) error { return serveHTTP(ctx, remote, tcp) })},
-	}, nil
+	}...), nil
 }
 
 // formTime is how long somebody who is not logged in may take to send a form.

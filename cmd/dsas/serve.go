@@ -27,6 +27,7 @@ import (
 	"dsas/server/httpboot"
 	"dsas/server/liveness"
 	"dsas/server/loaders"
+	"dsas/server/metrics"
 	"dsas/server/netns"
 	"dsas/server/power"
 	"dsas/server/ra"
@@ -286,7 +287,17 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 			return watchdog(ctx, period, d.log, d.store.Alive)
 		})})
 	}
-	operators, err := d.operators(ctx)
+	counted := dhcpd
+	if d.cfg.NoDHCP {
+		counted = nil
+	}
+	figures := metrics.New(version, d.started, d.source(counted, tftpd), d.log.With("part", "metrics"))
+	follow, err := figures.Follow(ctx, d.store)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, server.Named{Name: "metrics", Component: server.Func(follow)})
+	operators, err := d.operators(ctx, figures.Handler())
 	if err != nil {
 		return nil, err
 	}

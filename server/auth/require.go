@@ -157,8 +157,9 @@ func (a *Auth) sendToLogin(w http.ResponseWriter, r *http.Request, no *refusal) 
 	}
 }
 
+// isAPI tells whether a program asks, for which a log-in page is no answer.
 func isAPI(r *http.Request) bool {
-	return r.URL.Path == "/api" || strings.HasPrefix(r.URL.Path, "/api/")
+	return r.URL.Path == "/metrics" || r.URL.Path == "/readyz" || r.URL.Path == "/api" || strings.HasPrefix(r.URL.Path, "/api/")
 }
 
 // isSafe: the method changes nothing (RFC 9110 section 9.2.1).
