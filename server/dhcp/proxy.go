@@ -44,12 +44,12 @@ var takeFile = []byte{pxeDiscoveryControl, 1, 8, pxeEnd}
 func (s *Server) proxy(ctx context.Context, l *link, req *dhcpv4.DHCPv4, sender net.Addr) (*reply, error) {
 	mac, ok := dsas.MACFrom(req.ClientHWAddr)
 	if !ok || mac[0]&1 != 0 || req.OpCode != dhcpv4.OpcodeBootRequest {
-		return nil, nil
+		return nil, unanswered{DropMalformed, errors.New("not from an Ethernet address")}
 	}
 	asks := Classify(req)
 	class := proxyClass(&asks)
 	if class == "" {
-		return nil, nil // an operating system: the other server's
+		return nil, unanswered{DropOther, nil} // an operating system: the other server's
 	}
 	st := l.state.Load()
 	at4011 := st.raw != nil && st.raw.port == BootPort || st.raw == nil && portOf(st.conn.LocalAddr()) == BootPort
@@ -58,28 +58,24 @@ func (s *Server) proxy(ctx context.Context, l *link, req *dhcpv4.DHCPv4, sender 
 	case at4011 && (t == dhcpv4.MessageTypeRequest || t == dhcpv4.MessageTypeInform):
 	default:
 		// A REQUEST on 67 takes an address, or gives one back: not ours to say.
-		return nil, nil
+		return nil, unanswered{DropOther, nil}
 	}
 	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), link: l, relay: relayOf(req)}
-	node, err := s.Store.NodeByMAC(ctx, mac)
-	switch {
-	case err == nil:
-		c.node = &node
-	case !errors.Is(err, dsas.ErrNotFound):
-		return nil, fmt.Errorf("look up %s: %w", mac, err)
+	if err := s.findNode(ctx, &c); err != nil {
+		return nil, err
 	}
 	if c.subnet, ok = s.proxySubnet(l, &c, sender); !ok {
-		return nil, fmt.Errorf("no subnet for relay %s", req.GatewayIPAddr)
+		return nil, unanswered{DropNoSubnet, fmt.Errorf("no subnet for %s", c.relay.via(l.name))}
 	}
 	c.elsewhere = c.node != nil && !c.subnet.Prefix.Contains(c.node.Address.Addr())
 	s.unknown(ctx, &c, netip.Addr{})
 	plan, err := s.plan(ctx, &c)
-	if err != nil || plan.Action == boot.Ignore {
+	if err != nil {
 		return nil, err
 	}
 	s.refused(ctx, &c, plan)
 	if plan.BootFile == "" {
-		return nil, nil
+		return nil, unanswered{DropOther, nil}
 	}
 	if at4011 {
 		s.proxied(ctx, &c, plan)
