@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +27,18 @@ import (
 // programs of image builds, the programs that go into the initramfs.
 func (c *checker) software() {
 	var missing, packages []string
+	optional := map[string]bool{} // whole sets: what of them is there is the state folder's to say
+	must := 0
 	for _, l := range c.loaders {
+		if l.Set != "" {
+			_, err := os.Stat(filepath.Join(c.cfg.path("loaders"), l.Name))
+			if _, known := optional[l.Set]; !known {
+				optional[l.Set] = true
+			}
+			optional[l.Set] = optional[l.Set] && err == nil
+			continue
+		}
+		must++
 		if _, err := os.Stat(l.Source); err != nil {
 			missing = append(missing, l.Source)
 			if !slices.Contains(packages, l.Package) {
@@ -37,7 +49,15 @@ func (c *checker) software() {
 	if len(missing) > 0 {
 		c.fail("boot loaders", "missing: "+strings.Join(missing, ", "), "They are what firmware is given first.", "apt-get install "+strings.Join(packages, " "))
 	} else {
-		c.ok("boot loaders", "%d, all there", len(c.loaders))
+		c.ok("boot loaders", "%d, all there", must)
+	}
+	// Whether a node needs them is known when it asks: it is refused and told so.
+	for _, set := range slices.Sorted(maps.Keys(optional)) {
+		if optional[set] {
+			c.ok("boot loaders for "+set, "all there")
+		} else {
+			c.ok("boot loaders for "+set, "not there; nodes that need them get them by: dsas loader fetch %s", set)
+		}
 	}
 	missing, packages = nil, nil
 	for _, p := range []struct{ program, pkg string }{

@@ -87,6 +87,13 @@ func TestCheckSoftware(t *testing.T) {
 	c.expect(t, "boot loaders", levelOK)
 	c.expect(t, "programs for nodes", levelOK)
 
+	// An optional one is no fault, whether it is there or not.
+	c = newChecker(t)
+	c.loaders = append(c.loaders, loaders.Loader{Name: "shimx64.efi", Source: "/nonexistent/shim", Package: "shim-signed", Set: loaders.SecureBoot})
+	c.software()
+	c.expect(t, "boot loaders", levelOK, "1, all there")
+	c.expect(t, "boot loaders for secureboot", levelOK, "dsas loader fetch secureboot")
+
 	c = newChecker(t)
 	c.loaders = append(c.loaders, loaders.Loader{Name: "snponly.efi", Source: "/nonexistent/snponly.efi", Package: "ipxe-more"})
 	c.lib = func(name string) (string, error) { return "", fmt.Errorf("%s: %w", name, dsas.ErrNotFound) }
