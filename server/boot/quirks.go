@@ -128,7 +128,7 @@ func Quirks() []Quirk {
 			Does:   "Vendor class U-Boot.armv7 or U-Boot.armv8; option 93 is 21, 22 or 256.",
 			Answer: "Refused by name.",
 			Asks:   pxe(archUBootARM64, "U-Boot.armv8"), Gets: Refuse,
-			Sources: []string{github + "siderolabs/omni-infra-provider-bare-metal/issues/48", "U-Boot, include/config_distro_defaults.h: CONFIG_BOOTP_PXE_CLIENTARCH, CONFIG_BOOTP_VCI_STRING"},
+			Sources: []string{github + "siderolabs/omni-infra-provider-bare-metal/issues/48", "U-Boot's header of distribution defaults: CONFIG_BOOTP_PXE_CLIENTARCH, CONFIG_BOOTP_VCI_STRING"},
 		},
 		{
 			ID: "file-alone", Who: "U-Boot, shim, old PXE ROMs",
@@ -149,13 +149,14 @@ func Quirks() []Quirk {
 			Held:   "server/dhcp TestFirmware", Sources: []string{"EDK2, NetworkPkg/UefiPxeBcDxe/PxeBcDhcp4.c: PxeBcRetryBinlOffer", github + "FOGProject/fog-docs/pull/188"},
 		},
 		{
-			ID: "http-boot", Who: "UEFI HTTP Boot (OVMF, Dell, HPE, Supermicro)",
+			ID: "http-boot", Who: "UEFI HTTP Boot",
 			Does:   "Vendor class HTTPClient, option 93 16. It takes an offer only with option 60 HTTPClient and a URL as its boot file, and never a TFTP path.",
-			Answer: "A TFTP path is never the answer to HTTPClient.",
-			Held:   "server/boot TestHTTPClientGetsNoTFTPPath", Sources: []string{"UEFI specification, HTTP Boot", github + "xcat2/xcat-core/issues/7743", github + "tinkerbell/smee/issues/210"},
+			Answer: "Option 60 HTTPClient and the loader's URL; never a TFTP path.",
+			Asks:   pxe(dsas.ArchEFIX64HTTP, "HTTPClient:Arch:00016:UNDI:003001"), Gets: NBP, Loader: FileSNPOnly,
+			Sources: []string{github + "xcat2/xcat-core/issues/7743", github + "tinkerbell/smee/issues/210"},
 		},
 		{
-			ID: "native-drivers", Who: "Dell PowerEdge, Broadcom and Mellanox NICs, VMs under UEFI",
+			ID: "native-drivers", Who: "Dell PowerEdge, Mellanox ConnectX, VMs under UEFI",
 			Does:   "iPXE's own NIC drivers (ipxe.efi, ipxe.pxe) find no NIC or hang.",
 			Answer: "undionly.kpxe and snponly.efi, which use the firmware's driver.",
 			Asks:   pxe(7, "PXEClient:Arch:00007:UNDI:003016"), Gets: NBP, Loader: FileSNPOnly,
@@ -173,7 +174,7 @@ func Quirks() []Quirk {
 			Does:   "Built without HTTP.",
 			Answer: "As for VirtualBox's.",
 			Asks:   &Request{HasArch: true, UserClass: "iPXE", IPXE: noHTTP}, Gets: NBP, Loader: FileUndionly,
-			Sources: []string{github + "cobbler/cobbler/issues/360", github + "ipxe/ipxe/blob/master/src/include/ipxe/features.h"},
+			Sources: []string{github + "cobbler/cobbler/issues/360"},
 		},
 		{
 			ID: "gpxe", Who: "gPXE in NIC ROMs (HP DL580 G7)",
@@ -187,10 +188,10 @@ func Quirks() []Quirk {
 			Does:   "Option 77 is plain text, without the length byte that RFC 3004 puts before each class.",
 			Answer: "Both ways are read.",
 			Asks:   &Request{HasArch: true, UserClass: "\x04iPXE"}, Gets: Script, Loader: "ipxe",
-			Sources: []string{"RFC 3004 section 4", "seen with QEMU's NIC ROM and Debian's ipxe (docs/adr/0010)"},
+			Sources: []string{"seen with QEMU's NIC ROM and Debian's ipxe (docs/adr/0010)"},
 		},
 		{
-			ID: "apple-netboot", Who: "Apple computers of before 2020",
+			ID: "apple-netboot", Who: "Apple computers",
 			Does:   "NetBoot is BSDP: vendor class AAPLBSDPC and a list of images in option 43, asked for by INFORM.",
 			Answer: "An address and no boot file.",
 			Asks:   &Request{VendorClass: "AAPLBSDPC/i386/Macmini7,1"}, Gets: Refuse,
@@ -214,7 +215,7 @@ func Quirks() []Quirk {
 			Does:   "It looks for its files below the folder of the name it was loaded by (or option 210), and a name of 128 bytes is too long for it.",
 			Answer: "The name is nbp/MAC/lpxelinux.0, so that all it asks for carries its MAC; options 208 to 211 are not sent.",
 			Asks:   &Request{HasArch: true, VendorClass: biosPXE, Node: &dsas.Node{Name: "x", Role: "x", Loader: dsas.LoaderPXELINUX}}, Gets: NBP, Loader: FileLPXELINUX,
-			Sources: []string{"syslinux, txt/pxelinux.txt: CURRENT DIRECTORY", "RFC 5071"},
+			Sources: []string{"syslinux, txt/pxelinux.txt: CURRENT DIRECTORY"},
 		},
 		{
 			ID: "tsize-probe", Who: "UEFI PXE",
