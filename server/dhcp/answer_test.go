@@ -402,8 +402,11 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(m.ToBytes())
 	m.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
 	f.Add(m.ToBytes())
+	for _, c := range captures(f) {
+		f.Add(c.payload)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		req, err := dhcpv4.FromBytes(data)
+		req, err := parse(data)
 		if err != nil {
 			return
 		}
@@ -416,8 +419,12 @@ func FuzzAnswer(f *testing.F) {
 		if !r.to.IsValid() || !r.from.IsValid() {
 			t.Errorf("an answer without a way: to %s from %s", r.to, r.from)
 		}
-		if _, err := dhcpv4.FromBytes(r.msg.ToBytes()); err != nil {
+		out := padBootFile(r.msg.ToBytes())
+		if _, err := dhcpv4.FromBytes(out); err != nil {
 			t.Errorf("our answer cannot be read: %v", err)
+		}
+		if len(out) < 300 || len(out) > 1472 && len(req.Options.Get(dhcpv4.OptionRelayAgentInformation))+len(req.Options.Get(dhcpv4.OptionClientIdentifier))+len(req.Options.Get(dhcpv4.OptionClientMachineIdentifier)) < 512 {
+			t.Errorf("our answer has %d bytes", len(out))
 		}
 	})
 }

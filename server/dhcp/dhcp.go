@@ -103,6 +103,7 @@ type Server struct {
 	poolSize []int // of Subnets, in their order
 
 	watchEvery time.Duration
+	tap        func([]byte) // a test's: every packet that is worked on
 }
 
 // New checks c and makes a Server.
@@ -284,6 +285,9 @@ func (st *linkState) read(buf []byte) (n int, from net.Addr, unicast bool, err e
 
 // packet answers one packet.
 func (s *Server) packet(ctx context.Context, l *link, p received) {
+	if s.tap != nil {
+		s.tap(p.data)
+	}
 	req, err := parse(p.data)
 	if err != nil {
 		s.count.drop(DropMalformed)

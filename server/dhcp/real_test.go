@@ -30,6 +30,8 @@ type segment struct {
 	store          *dhcptest.Store
 	srv            *Server
 	log            *logBuffer
+	heardMu        sync.Mutex
+	heard          [][]byte // every packet the server worked on
 }
 
 // logBuffer is what a server said.
@@ -119,6 +121,11 @@ func newSegment(t *testing.T, more ...dsas.Subnet) *segment {
 		t.Fatal(err)
 	}
 	s.srv = srv
+	srv.tap = func(b []byte) {
+		s.heardMu.Lock()
+		defer s.heardMu.Unlock()
+		s.heard = append(s.heard, bytes.Clone(b))
+	}
 	srv.watchEvery = 50 * time.Millisecond
 	var wg sync.WaitGroup
 	wg.Go(func() {
