@@ -197,7 +197,7 @@ func (a *arena) idealRoundTrip(f tftpFetch, roundTrip time.Duration) (took time.
 	}()
 	f.server = netip.MustParseAddrPort(c.LocalAddr().String())
 	err = a.throughRelay(f, roundTrip, func(f tftpFetch) error {
-		took, err = f.pingPong(300)
+		took, err = f.pingPong(500)
 		return err
 	})
 	return took, err
