@@ -87,3 +87,11 @@ type ItemError struct {
 	Index int    `json:"index"`
 	Error string `json:"error"`
 }
+
+// NodeChange is what the node called Name is to become, and the events that
+// tell of it.
+type NodeChange struct {
+	Name   string
+	Node   Node
+	Events []Event
+}

@@ -53,6 +53,13 @@ func (c *Client) ChangeNode(ctx context.Context, name string, patch map[string]a
 	return n, err
 }
 
+// ChangeNodes applies one merge patch to many nodes, to all or none.
+func (c *Client) ChangeNodes(ctx context.Context, names []string, patch map[string]any, rehearse bool) ([]dsas.Node, error) {
+	var list []dsas.Node
+	err := c.call(ctx, http.MethodPatch, "/nodes", dry(rehearse), map[string]any{"nodes": names, "patch": patch}, &list)
+	return list, err
+}
+
 // RemoveNode removes a node.
 func (c *Client) RemoveNode(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodDelete, at("nodes", name), nil, nil, nil)

@@ -184,17 +184,26 @@ func (w *web) assign(ctx context.Context, nodes []dsas.NodeView, role string) (d
 		return nil, nil, err
 	}
 	failed = map[string]string{}
-	var changed, same []string
+	patch := map[string]any{"role": to}
+	var others, changed, same []string
 	for _, v := range nodes {
 		if v.Node.Role == role {
 			same = append(same, v.Node.Name)
+		} else {
+			others = append(others, v.Node.Name)
+		}
+	}
+	if len(others) > 0 {
+		if _, err := w.API.ChangeNodes(ctx, others, patch, false); err == nil {
+			changed, others = others, nil
+		}
+	}
+	for _, name := range others { // one of them will not do: the rest all the same
+		if _, err := w.API.ChangeNode(ctx, name, patch, false); err != nil {
+			failed[name] = words(err)
 			continue
 		}
-		if _, err := w.API.ChangeNode(ctx, v.Node.Name, map[string]any{"role": to}, false); err != nil {
-			failed[v.Node.Name] = words(err)
-			continue
-		}
-		changed = append(changed, v.Node.Name)
+		changed = append(changed, name)
 	}
 	if len(changed) > 0 {
 		did = append(did, foldNames(changed)+": role "+orNone(role))

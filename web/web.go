@@ -31,6 +31,7 @@ type API interface {
 	Node(ctx context.Context, name string) (dsas.NodeView, error)
 	AddNodes(ctx context.Context, nodes []dsas.Node, rehearse bool) ([]dsas.Node, error)
 	ChangeNode(ctx context.Context, name string, patch map[string]any, rehearse bool) (dsas.Node, error)
+	ChangeNodes(ctx context.Context, names []string, patch map[string]any, rehearse bool) ([]dsas.Node, error)
 	RemoveNode(ctx context.Context, name string) error
 	Power(ctx context.Context, action string, nodes []string, rehearse bool) ([]dsas.PowerResult, error)
 	Events(ctx context.Context, f dsas.EventFilter) ([]dsas.Event, error)

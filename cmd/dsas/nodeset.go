@@ -55,12 +55,10 @@ func (cmd *nodeSetCmd) Run(ctx context.Context, a *app) error {
 		return usagef("nothing to change; name what by a flag, as --role db")
 	}
 	names := namesOf(views)
-	for _, n := range names {
-		if _, err := c.ChangeNode(ctx, n, patch, true); err != nil {
+	if cmd.DryRun {
+		if _, err := c.ChangeNodes(ctx, names, patch, true); err != nil {
 			return err
 		}
-	}
-	if cmd.DryRun {
 		what := "would get " + patchText(patch)
 		if cmd.Cycle {
 			what += " and be power-cycled"
@@ -71,11 +69,9 @@ func (cmd *nodeSetCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	changed := make([]dsas.Node, len(names))
-	for i, n := range names {
-		if changed[i], err = c.ChangeNode(ctx, n, patch, false); err != nil {
-			return partly(names[:i], "changed", err)
-		}
+	changed, err := c.ChangeNodes(ctx, names, patch, false)
+	if err != nil {
+		return err
 	}
 	if !cmd.Cycle && cmd.Wait == "" {
 		if a.JSON {

@@ -241,7 +241,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 		watch.Own = append(watch.Own, s.Server)
 	}
 	dhcpd, err := dhcp.New(dhcp.Config{
-		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.bootStore()}, Images: d.blobs, Subnets: d.subnets,
+		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.bootStore()}, Images: &recentImages{blobs: d.blobs}, Subnets: d.subnets,
 		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: d.boot.HasLoader, In: d.inBootNetwork, NoProbe: d.cfg.NoConflictCheck,
 		Vendor: func(role string) []dsas.VendorOptions {
 			def, err := d.roles.Get(role)

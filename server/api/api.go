@@ -36,8 +36,11 @@ type Store interface {
 	Nodes(ctx context.Context) ([]dsas.Node, error)
 	Node(ctx context.Context, name string) (dsas.Node, error)
 	NodeByMAC(ctx context.Context, mac dsas.MAC) (dsas.Node, error)
-	CreateNode(ctx context.Context, n dsas.Node) (dsas.Node, error)
-	UpdateNode(ctx context.Context, name string, change func(*dsas.Node) error) (dsas.Node, error)
+	// CreateNodes adds all nodes and events or none; bad is the index of the
+	// node that an error speaks of.
+	CreateNodes(ctx context.Context, nodes []dsas.Node, events []dsas.Event) (made []dsas.Node, bad int, err error)
+	// UpdateNodes makes all changes or none.
+	UpdateNodes(ctx context.Context, changes []dsas.NodeChange) ([]dsas.Node, error)
 	DeleteNode(ctx context.Context, name string) error
 
 	Statuses(ctx context.Context) (map[string]dsas.NodeStatus, error)
@@ -141,6 +144,7 @@ func New(d Deps) http.Handler {
 			r.Get("/nodes", a.handle(a.listNodes))
 			r.Post("/nodes", a.handle(a.addNodes))
 			r.Get("/nodes/{name}", a.handle(a.showNode))
+			r.Patch("/nodes", a.handle(a.changeNodes))
 			r.Patch("/nodes/{name}", a.handle(a.changeNode))
 			r.Delete("/nodes/{name}", a.handle(a.removeNode))
 			r.Get("/nodes/{name}/ssh", a.handle(a.sshInfo))

@@ -107,6 +107,16 @@ func (s *Store) addEvent(ctx context.Context, tx *txn, e *dsas.Event) error {
 	return s.applyEvent(ctx, tx, *e)
 }
 
+// addEvents is the part of a job that adds checked events.
+func (s *Store) addEvents(ctx context.Context, tx *txn, events []dsas.Event) error {
+	for _, e := range events {
+		if err := s.addEvent(ctx, tx, &e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // NoteEvent is AddEvent without the wait: e is stored within a moment, together
 // with whatever else is written then. It is for what the boot network brings
 // about. An error says that e will not be stored: it is not right, or too many

@@ -83,13 +83,15 @@ func (s *Store) allocate(ctx context.Context, subnet *dsas.Subnet, mac dsas.MAC,
 	if !subnet.Pool.First.IsValid() {
 		return dsas.Lease{}, fmt.Errorf("subnet %s has no pool: %w", subnet.Prefix, ErrPoolExhausted)
 	}
-	if err := subnet.Check(); err != nil {
-		return dsas.Lease{}, err
-	}
 	s.watchClock(now)
 	p := &s.pools
 	p.mu.Lock()
-	l, err := p.choose(p.of(subnet, now), mac, head(clientID, 4*maxWord), want.Unmap(), now)
+	o, err := p.of(subnet, now)
+	if err != nil {
+		p.mu.Unlock()
+		return dsas.Lease{}, err
+	}
+	l, err := p.choose(o, mac, head(clientID, 4*maxWord), want.Unmap(), now)
 	if err != nil {
 		p.mu.Unlock()
 		return dsas.Lease{}, err

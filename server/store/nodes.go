@@ -49,29 +49,56 @@ func scanNode(scan func(...any) error) (n dsas.Node, err error) {
 // CreateNode adds n. A name, MAC or address that is taken is dsas.ErrConflict
 // and says by whom. The answer has no BMC password.
 func (s *Store) CreateNode(ctx context.Context, n dsas.Node) (dsas.Node, error) {
-	n = cloneNode(n)
-	n.Created = s.orNow(n.Created)
-	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
-		if err := s.checkNode(ctx, tx, 0, &n); err != nil {
-			return err
+	made, _, err := s.CreateNodes(ctx, []dsas.Node{n}, nil)
+	if err != nil {
+		return dsas.Node{}, err
+	}
+	return made[0], nil
+}
+
+// CreateNodes adds all nodes or none, and the events with them. bad is the
+// index of the node that an error speaks of.
+func (s *Store) CreateNodes(ctx context.Context, nodes []dsas.Node, events []dsas.Event) (made []dsas.Node, bad int, err error) {
+	made = make([]dsas.Node, len(nodes))
+	for i := range events {
+		if err := s.checkEvent(&events[i]); err != nil {
+			return nil, 0, fmt.Errorf("create nodes: %w", err)
 		}
-		res, err := tx.ExecContext(ctx, `INSERT INTO nodes (name, doc) VALUES (?, '')`, n.Name)
-		if err != nil {
-			return err
+	}
+	err = s.write(ctx, func(ctx context.Context, tx *txn) error {
+		for i := range nodes {
+			bad = i
+			n := cloneNode(nodes[i])
+			n.Created = s.orNow(n.Created)
+			if err := s.createNode(ctx, tx, &n); err != nil {
+				return err
+			}
+			made[i] = n
 		}
-		id, err := res.LastInsertId()
-		if err != nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO statuses (node_id, phase) VALUES (?, ?)`, id, dsas.PhaseNew); err != nil {
-			return err
-		}
-		return s.putNode(ctx, tx, id, &n)
+		return s.addEvents(ctx, tx, events)
 	})
 	if err != nil {
-		return dsas.Node{}, fmt.Errorf("create node: %w", err)
+		return nil, bad, fmt.Errorf("create node: %w", err)
 	}
-	return n, nil
+	return made, 0, nil
+}
+
+func (s *Store) createNode(ctx context.Context, tx *txn, n *dsas.Node) error {
+	if err := s.checkNode(ctx, tx, 0, n); err != nil {
+		return err
+	}
+	res, err := tx.ExecContext(ctx, `INSERT INTO nodes (name, doc) VALUES (?, '')`, n.Name)
+	if err != nil {
+		return err
+	}
+	id, err := res.LastInsertId()
+	if err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `INSERT INTO statuses (node_id, phase) VALUES (?, ?)`, id, dsas.PhaseNew); err != nil {
+		return err
+	}
+	return s.putNode(ctx, tx, id, n)
 }
 
 // UpdateNode changes the node called name with change, in a transaction; it may
@@ -80,36 +107,70 @@ func (s *Store) CreateNode(ctx context.Context, n dsas.Node) (dsas.Node, error) 
 // nothing else is written: it must not call the store.
 func (s *Store) UpdateNode(ctx context.Context, name string, change func(*dsas.Node) error) (dsas.Node, error) {
 	var n dsas.Node
-	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
-		id, err := nodeID(ctx, tx, name)
-		if err != nil {
-			return err
-		}
-		n, err = scanNode(tx.QueryRowContext(ctx, `SELECT doc FROM nodes WHERE id = ?`, id).Scan)
-		if err != nil {
-			return err
-		}
-		created := n.Created
-		if err := change(&n); err != nil {
-			return err
-		}
-		n = cloneNode(n)
-		n.Created = created
-		if err := s.checkNode(ctx, tx, id, &n); err != nil {
-			return err
-		}
-		if n.Name != name {
-			// A node's history goes with it under its new name.
-			if _, err := tx.ExecContext(ctx, `UPDATE events SET node = ? WHERE node = ?`, n.Name, name); err != nil {
-				return err
-			}
-		}
-		return s.putNode(ctx, tx, id, &n)
+	err := s.write(ctx, func(ctx context.Context, tx *txn) (err error) {
+		n, err = s.updateNode(ctx, tx, name, change)
+		return err
 	})
 	if err != nil {
 		return dsas.Node{}, fmt.Errorf("update node %s: %w", name, err)
 	}
 	return n, nil
+}
+
+// UpdateNodes makes all changes or none, their events with them.
+func (s *Store) UpdateNodes(ctx context.Context, changes []dsas.NodeChange) ([]dsas.Node, error) {
+	for i := range changes {
+		for j := range changes[i].Events {
+			if err := s.checkEvent(&changes[i].Events[j]); err != nil {
+				return nil, fmt.Errorf("update node %s: %w", changes[i].Name, err)
+			}
+		}
+	}
+	out := make([]dsas.Node, len(changes))
+	err := s.write(ctx, func(ctx context.Context, tx *txn) (err error) {
+		for i, c := range changes {
+			out[i], err = s.updateNode(ctx, tx, c.Name, func(n *dsas.Node) error { *n = cloneNode(c.Node); return nil })
+			if err == nil {
+				err = s.addEvents(ctx, tx, c.Events)
+			}
+			if err != nil {
+				return fmt.Errorf("update node %s: %w", c.Name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (s *Store) updateNode(ctx context.Context, tx *txn, name string, change func(*dsas.Node) error) (dsas.Node, error) {
+	var n dsas.Node
+	id, err := nodeID(ctx, tx, name)
+	if err != nil {
+		return n, err
+	}
+	n, err = scanNode(tx.QueryRowContext(ctx, `SELECT doc FROM nodes WHERE id = ?`, id).Scan)
+	if err != nil {
+		return n, err
+	}
+	created := n.Created
+	if err := change(&n); err != nil {
+		return n, err
+	}
+	n = cloneNode(n)
+	n.Created = created
+	if err := s.checkNode(ctx, tx, id, &n); err != nil {
+		return n, err
+	}
+	if n.Name != name {
+		// A node's history goes with it under its new name.
+		if _, err := tx.ExecContext(ctx, `UPDATE events SET node = ? WHERE node = ?`, n.Name, name); err != nil {
+			return n, err
+		}
+	}
+	return n, s.putNode(ctx, tx, id, &n)
 }
 
 // DeleteNode removes a node with its status, boots and secrets. Its events stay.

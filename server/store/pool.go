@@ -159,13 +159,16 @@ type pool struct {
 	unbound, bound leaseHeap
 }
 
-// of finds or makes the pool of a subnet.
-func (p *pools) of(subnet *dsas.Subnet, now time.Time) *pool {
+// of finds or makes the pool of a subnet, which is checked once.
+func (p *pools) of(subnet *dsas.Subnet, now time.Time) (*pool, error) {
 	for _, o := range p.pools {
 		s := &o.subnet
 		if s.Prefix == subnet.Prefix && s.Pool == subnet.Pool && s.Server == subnet.Server && s.Gateway == subnet.Gateway && slices.Equal(s.Exclude, subnet.Exclude) {
-			return o
+			return o, nil
 		}
+	}
+	if err := subnet.Check(); err != nil {
+		return nil, err
 	}
 	o := &pool{subnet: *subnet, next: subnet.Pool.First.Unmap()}
 	p.pools = append(p.pools, o)
@@ -181,7 +184,7 @@ func (p *pools) of(subnet *dsas.Subnet, now time.Time) *pool {
 		l.unorder()
 		o.order(l)
 	}
-	return o
+	return o, nil
 }
 
 // order puts a changed lease where it belongs.
