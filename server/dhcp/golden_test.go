@@ -134,7 +134,7 @@ func TestCaptureClients(t *testing.T) {
 	for name, command := range map[string]string{
 		"udhcpc":   "udhcpc -f -q -n -t 5 -T 3 -i nic -s " + hook,
 		"dhclient": "dhclient -1 -v -sf " + hook + " -lf " + dir + "/leases -cf " + conf + " -pf " + dir + "/pid nic",
-		"dhcpcd":   "dhcpcd -4 -1 -B -t 30 --noarp -f " + conf + " -c /bin/true nic",
+		"dhcpcd":   "dhcpcd -4 -1 -B -t 30 --noarp -i dhcpcd-9.4.1:Linux-6.1.0-118-amd64:x86_64:AuthenticAMD -f " + conf + " -c /bin/true nic",
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSegment(t)
