@@ -15,6 +15,7 @@ import (
 	"dsas"
 	"dsas/server"
 	"dsas/server/dhcp"
+	"dsas/server/httpboot"
 	"dsas/server/metrics"
 	"dsas/server/tftp"
 )
@@ -33,6 +34,7 @@ func (d *daemon) source(dhcpd *dhcp.Server, tftpd *tftp.Server) metrics.Source {
 			list = append(list, dhcpMetrics(dhcpd.Stats())...)
 		}
 		list = append(list, tftpMetrics(tftpd.Stats())...)
+		list = append(list, httpMetrics(d.boot.Stats())...)
 		return list, err
 	}
 }
@@ -99,6 +101,26 @@ func tftpMetrics(s tftp.Stats) []metrics.Metric {
 		count("dsas_tftp_retransmits_total", "TFTP packets sent again.", s.Retransmits),
 		count("dsas_tftp_dropped_total", "TFTP requests beyond a limit.", s.Dropped),
 		count("dsas_tftp_stray_total", "TFTP packets of no transfer, and nonsense.", s.Stray),
+	}
+}
+
+func httpMetrics(s httpboot.Stats) []metrics.Metric {
+	count := func(name, help string, n uint64) metrics.Metric {
+		return metrics.Metric{Name: name, Help: help, Counter: true, Samples: []metrics.Sample{sample(n)}}
+	}
+	gauge := func(name, help string, n uint64) metrics.Metric {
+		return metrics.Metric{Name: name, Help: help, Samples: []metrics.Sample{sample(n)}}
+	}
+	return []metrics.Metric{
+		counts("dsas_http_requests_total", "Requests to the boot listener, by what was asked for.", "what", s.Requests),
+		counts("dsas_http_errors_total", "Answers of the boot listener that were errors, by status code.", "code", s.Errors),
+		count("dsas_http_sent_bytes_total", "Content by digest sent to nodes.", s.BlobBytes),
+		count("dsas_http_broken_transfers_total", "Transfers of content that the reader broke off.", s.BlobsBroken),
+		count("dsas_http_slow_readers_total", "Transfers broken off because the reader was too slow.", s.SlowReaders),
+		gauge("dsas_http_connections", "Connections to the boot listener.", s.Conns),
+		count("dsas_http_refused_connections_total", "Connections to the boot listener beyond a limit.", s.ConnsRefused),
+		gauge("dsas_http_waiting_polls", "Nodes that wait for changed files.", s.LongPolls),
+		count("dsas_boots_begun_total", "Boot scripts with a kernel given out.", s.Boots),
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"dsas"
 	"dsas/server/blobs"
 	"dsas/server/dhcp"
+	"dsas/server/httpboot"
 	"dsas/server/metrics"
 	"dsas/server/tftp"
 )
@@ -135,6 +136,7 @@ func TestMetricsNames(t *testing.T) {
 			Received: map[string]uint64{"discover": 2}, Answered: map[string]uint64{"offer": 1}, Dropped: map[string]uint64{dhcp.DropLimit: 1},
 			Pools: []dhcp.PoolUse{{Subnet: netip.MustParsePrefix("10.0.0.0/24"), Size: 32, Leased: 5}},
 		})...)
+		list = append(list, httpMetrics(httpboot.Stats{Requests: map[string]uint64{"script": 2}, Errors: map[string]uint64{"404": 1}, Boots: 4})...)
 		return append(list, tftpMetrics(tftp.Stats{Transfers: map[tftp.FileOutcome]uint64{{File: "snponly.efi", Outcome: tftp.Sent}: 7}, Bytes: 9})...), err
 	}
 	w := get(metrics.New("1", time.Now(), source, d.log).Handler(), "/metrics", "127.0.0.1:1")
@@ -144,6 +146,7 @@ func TestMetricsNames(t *testing.T) {
 	for _, want := range []string{
 		`dsas_nodes{phase="new"} 1`, `dsas_nodes{phase="ready"} 0`, `dsas_dhcp_received_total{type="discover"} 2`, `dsas_dhcp_dropped_total{reason="limit"} 1`,
 		`dsas_dhcp_pool_leased{subnet="10.0.0.0/24"} 5`, `dsas_tftp_transfers_total{file="snponly.efi",outcome="sent"} 7`, `dsas_store_writable 1`,
+		`dsas_http_requests_total{what="script"} 2`, `dsas_http_errors_total{code="404"} 1`, `dsas_boots_begun_total 4`,
 	} {
 		if !strings.Contains(w.Body.String(), want+"\n") {
 			t.Errorf("metrics lack %s", want)
