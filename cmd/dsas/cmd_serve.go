@@ -72,7 +72,10 @@ is taken at the next start.
 A lost password: stop the server, start it once like this, and open the link
 that it prints:
 
-  dsas serve --interface eth1 --reset-password`
+  dsas serve --interface eth1 --reset-password
+
+Of the service: touch /var/lib/dsas/reset-password; systemctl restart dsas; the
+link is in journalctl -u dsas`
 }
 
 // Run implements the command.

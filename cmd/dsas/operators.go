@@ -71,7 +71,12 @@ func (d *daemon) operators(ctx context.Context, figures http.Handler) ([]server.
 	if err != nil {
 		return nil, err
 	}
-	if d.opt.ResetPassword {
+	// For the service, whose flags nobody changes for one start.
+	asked := os.Remove(d.cfg.path("reset-password"))
+	if asked != nil && !errors.Is(asked, os.ErrNotExist) {
+		return nil, fmt.Errorf("reset password: %w", asked)
+	}
+	if d.opt.ResetPassword || asked == nil {
 		if err := keeper.Reset(ctx); err != nil {
 			return nil, fmt.Errorf("reset password: %w", err)
 		}
