@@ -118,6 +118,9 @@ func lockState(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "serve.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, unix.EROFS) {
+		return nil, fmt.Errorf("state folder: %w; it must be writable: mount -o remount,rw, or name another with --state", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("state folder: %w", err)
 	}

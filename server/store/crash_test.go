@@ -3,13 +3,17 @@ package store_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"dsas"
 	"dsas/server/store"
@@ -18,7 +22,11 @@ import (
 // TestMain turns the test binary into the victim of TestSIGKILL.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("STORE_TEST_VICTIM"); dir != "" {
-		if err := victim(dir); err != nil {
+		run := victim
+		if os.Getenv("STORE_TEST_CROWD") != "" {
+			run = crowd
+		}
+		if err := run(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		os.Exit(1)
@@ -147,4 +155,118 @@ func TestFilesAreCompleteWhileOpen(t *testing.T) {
 	if got := must(again.Status(f.ctx, "w1"))(t); got.Phase != dsas.PhaseNew {
 		t.Errorf("phase in the cut copy = %s; want new: the last event was cut off", got.Phase)
 	}
+}
+
+// crowd has many clients take, renew and give back leases at once, and says each
+// lease when it has it, until it is killed. A pool of few addresses has them
+// change hands. Time passes by a minute from round to round, so that most
+// renewals are covered by what is on disk.
+func crowd(dir string) error {
+	ctx := context.Background()
+	s, err := openDir(ctx, dir)
+	if err != nil {
+		return err
+	}
+	sn := subnet(10, 200)
+	round := len(os.Getenv("STORE_TEST_CROWD"))
+	now := t0.Add(time.Duration(round) * time.Minute)
+	errs := make(chan error)
+	for w := range 32 {
+		go func() {
+			r := rand.New(rand.NewPCG(uint64(round), uint64(w)))
+			for {
+				m := 1 + w*10 + r.IntN(10)
+				l, err := s.LeaseFor(ctx, sn, mac(m), fmt.Sprint(m), none, now)
+				if errors.Is(err, store.ErrPoolExhausted) {
+					continue
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+				// One write(2) is one line, whole (pipe(7)).
+				fmt.Printf("lease %s %s %d\n", l.Address, l.MAC, l.Expires.UnixNano())
+				if r.IntN(4) == 0 {
+					fmt.Printf("gone %s %s 0\n", l.Address, l.MAC) // from here on nothing is promised
+					if err := s.Release(ctx, l.MAC, l.Address); err != nil {
+						errs <- err
+						return
+					}
+				}
+				if r.IntN(8) == 0 {
+					if err := s.NoteEvent(dsas.Event{MAC: l.MAC, Kind: dsas.KindDHCP}); err != nil {
+						errs <- err
+						return
+					}
+				}
+			}
+		}()
+	}
+	return <-errs
+}
+
+// Killed at random moments with many leases on their way: none that was
+// promised is lost or shorter than it was said, none is given twice, and the
+// database is sound.
+func TestSIGKILLInACrowd(t *testing.T) {
+	rounds := 20
+	if os.Getenv("DSAS_LONG") != "" {
+		rounds = 200
+	}
+	type promise struct {
+		mac     string
+		expires int64
+	}
+	f := open(t)
+	noErr(t, f.Close())
+	promised := map[string]promise{} // by address
+	total := 0
+	for round := 1; round <= rounds; round++ {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "STORE_TEST_VICTIM="+f.dir, "STORE_TEST_CROWD="+strings.Repeat("x", round))
+		cmd.Stderr = os.Stderr
+		out := must(cmd.StdoutPipe())(t)
+		noErr(t, cmd.Start())
+		now := t0.Add(time.Duration(round) * time.Minute).UnixNano()
+		kill := 1 + rand.IntN(400)
+		lines := bufio.NewScanner(out)
+		said := 0
+		for ; lines.Scan(); said++ {
+			if said == kill {
+				noErr(t, cmd.Process.Kill())
+			}
+			w := strings.Fields(lines.Text())
+			if len(w) != 4 {
+				continue // cut off in the middle
+			}
+			was, held := promised[w[1]]
+			switch {
+			case w[0] == "gone" && was.mac == w[2]:
+				delete(promised, w[1])
+			case w[0] == "lease":
+				if held && was.mac != w[2] && was.expires > now {
+					t.Errorf("round %d: %s was given to %s while %s had it", round, w[1], w[2], was.mac)
+				}
+				until, _ := strconv.ParseInt(w[3], 10, 64)
+				promised[w[1]] = promise{w[2], until}
+			}
+		}
+		cmd.Wait()
+		if said < kill {
+			t.Fatalf("round %d: the victim ended after %d of %d lines", round, said, kill)
+		}
+		total += said
+		f.reopen()
+		for a, p := range promised {
+			if p.expires <= now {
+				continue
+			}
+			l, err := f.Lease(f.ctx, netip.MustParseAddr(a), time.Unix(0, now))
+			if err != nil || l.MAC.String() != p.mac || l.Expires.UnixNano() < p.expires {
+				t.Errorf("round %d: lease of %s = %+v, %v; want that of %s, until %d at least", round, a, l, err, p.mac, p.expires)
+			}
+		}
+		sound(t, f)
+	}
+	t.Logf("%d kills, %d answers", rounds, total)
 }

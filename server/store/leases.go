@@ -287,6 +287,9 @@ func (s *Store) watchClock(now time.Time) {
 	for _, l := range p.leases {
 		if left := l.Expires.Sub(now); l.bound && left > 0 {
 			l.Expires = now.Add(left)
+			if l.covered() {
+				continue // never shorter on disk: the clock may be set right again
+			}
 			if _, err := s.save(l, aheadOf(left)); err != nil { // nobody waits for it
 				return
 			}

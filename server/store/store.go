@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"dsas"
@@ -70,7 +71,12 @@ func Open(ctx context.Context, path, keyPath string, log *slog.Logger) (*Store, 
 	}
 	// SQLite gives the WAL the mode of the database, and the database 0644.
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EROFS):
+		return nil, fmt.Errorf("open store: %w; the state folder must be writable: mount -o remount,rw, or name another with --state", err)
+	case errors.Is(err, syscall.ENOSPC):
+		return nil, fmt.Errorf("open store: %w; free some space there, or name another state folder with --state", err)
+	case err != nil:
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	f.Close()
