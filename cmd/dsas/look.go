@@ -288,7 +288,7 @@ func (*leaseLsCmd) Run(ctx context.Context, a *app) error {
 
 type explainCmd struct {
 	MAC  string `arg:"" name:"mac" help:"MAC, or the name of a node."`
-	Arch string `help:"Architecture to explain for, as bios or uefi-x64; default: both of these." placeholder:"ARCH"`
+	Arch string `help:"Architecture to explain for: bios, uefi-x64, uefi-x64-http, uefi-arm64, ... or the number of option 93; default: the first two." placeholder:"ARCH"`
 }
 
 func (*explainCmd) Help() string {
