@@ -72,7 +72,6 @@ var (
 	errMissing  = &refusal{codeNotFound, "file not found"}
 	errServer   = &refusal{codeText, "the server cannot give this file; its log says why"}
 	errEnding   = &refusal{codeText, "the server ends"}
-	errBusy     = &refusal{codeText, "too many transfers"}
 )
 
 // errNoRequest: the packet is none, and gets no answer: answers to stray

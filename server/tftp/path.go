@@ -30,7 +30,7 @@ func ParsePath(name string) (mac dsas.MAC, file string, err error) {
 		return dsas.MAC{}, "", fmt.Errorf("path %q: %s: %w", clip(name), why, dsas.ErrNotFound)
 	}
 	// Some ROMs read option 67 past its end, to the end option (docs/quirks.md).
-	name = strings.TrimRight(name, "\xff")
+	name = strings.TrimSuffix(name, "\xff")
 	if len(name) > maxName {
 		return bad("is longer than 255 bytes")
 	}

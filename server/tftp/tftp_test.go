@@ -76,6 +76,10 @@ type peer struct {
 	// to is where the server sends from: its port for this transfer.
 	to  *net.UDPAddr
 	buf []byte // of the packet last received
+	// stalled: this process was held up for so long that the server may have
+	// sent something again in the meantime.
+	stalled bool
+	last    time.Time // when something was last received
 }
 
 func newPeer(t *testing.T) *peer {
@@ -120,6 +124,10 @@ func (p *peer) recv(within time.Duration) (op uint16, rest []byte, ok bool) {
 	if err != nil {
 		return 0, nil, false
 	}
+	if !p.last.IsZero() && time.Since(p.last) > minWait/2 {
+		p.stalled = true
+	}
+	p.last = time.Now()
 	p.to = from
 	return binary.BigEndian.Uint16(b), b[2:n], true
 }
