@@ -292,3 +292,32 @@ func TestSecretsAreNotInTheFiles(t *testing.T) {
 		t.Errorf("Boot.Session = %q; want %q", got.Session, secret)
 	}
 }
+
+// BenchmarkOpen is a restart with 1,000 nodes and 100,000 events.
+func BenchmarkOpen(b *testing.B) {
+	dir := b.TempDir()
+	s, err := openDir(b.Context(), dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	nodes := make([]dsas.Node, 1000)
+	for i := range nodes {
+		nodes[i] = node(fmt.Sprintf("w%d", i), fmt.Sprintf("10.77.%d.%d/16", 1+i/250, 1+i%250), i+1)
+	}
+	events := make([]dsas.Event, 100_000)
+	for i := range events {
+		events[i] = dsas.Event{Node: nodes[i%len(nodes)].Name, Kind: dsas.KindService, Message: "nginx: healthy"}
+	}
+	if _, _, err := s.CreateNodes(b.Context(), nodes, events); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+		if s, err = openDir(b.Context(), dir); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s.Close()
+}
