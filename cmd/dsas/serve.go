@@ -76,11 +76,6 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 	if err := cfg.check(); err != nil {
 		return err
 	}
-	stopProfile, err := startProfile()
-	if err != nil {
-		return err
-	}
-	defer stopProfile()
 	d := &daemon{cfg: cfg, log: log, out: out, started: time.Now(), opt: opt}
 	d.gate.Log = log.With("part", "events")
 	if err := checkOwner(cfg.State); err != nil {
@@ -243,17 +238,15 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	for _, s := range d.subnets {
 		watch.Own = append(watch.Own, s.Server)
 	}
+	vendor := map[string][]dsas.VendorOptions{} // asked for every packet
+	for _, def := range d.roles.Definitions() {
+		vendor[def.Role.Name] = def.Role.DHCP
+	}
 	dhcpd, err := dhcp.New(dhcp.Config{
 		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.bootStore()}, Images: &recentImages{blobs: d.blobs}, Subnets: d.subnets,
-		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: d.boot.HasLoader, In: d.inBootNetwork, NoProbe: d.cfg.NoConflictCheck,
-		Vendor: func(role string) []dsas.VendorOptions {
-			def, err := d.roles.Get(role)
-			if err != nil {
-				return nil
-			}
-			return def.Role.DHCP
-		},
-		Proxy: d.cfg.ProxyDHCP, Probing: watch.Probing,
+		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: (&recentLoaders{has: d.boot.HasLoader}).Has, In: d.inBootNetwork, NoProbe: d.cfg.NoConflictCheck,
+		Vendor: func(role string) []dsas.VendorOptions { return vendor[role] },
+		Proxy:  d.cfg.ProxyDHCP, Probing: watch.Probing,
 	})
 	if err != nil {
 		return nil, err

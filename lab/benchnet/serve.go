@@ -107,12 +107,10 @@ func (b *bench) startOurs(ctx context.Context, a *arena, state string, more ...s
 	socket := filepath.Join(dir, "sock")
 	args := append([]string{"serve", "--config", config, "--state", state, "--socket", socket, "--roles-dir", filepath.Join(state, "roles"),
 		"--listen", "127.0.0.1:8443", "--interface", linkName, "--log-level", "info"}, more...)
-	start, first := a.start, b.bin()
 	if b.profile != "" { // the last turn's is what stays
-		args = append([]string{"DSAS_CPUPROFILE=" + filepath.Join(b.profile, "dsas.pprof"), first}, args...)
-		first = "env"
+		args = append(args, "--cpu-profile", filepath.Join(b.profile, "dsas.pprof"))
 	}
-	p, err := start(ctx, first, args...)
+	p, err := a.start(ctx, b.bin(), args...)
 	if err != nil {
 		os.RemoveAll(dir)
 		return nil, err

@@ -22,8 +22,11 @@ const (
 	// for too many others.
 	maxGroup = 512
 	// lazyDelay is how long a job that nobody waits for may stay in memory
-	// while no other brings it to disk.
-	lazyDelay = 200 * time.Millisecond
+	// while no other brings it to disk. In a burst, which lazyBurst of them
+	// are, answers go before records: up to lazyLatest, or half of maxLazy.
+	lazyDelay  = 200 * time.Millisecond
+	lazyBurst  = 100
+	lazyLatest = 2 * time.Second
 	// maxLazy bounds them; above it whoever adds one is told to forget it.
 	maxLazy = 8192
 	// lazyRetry is how long lazy jobs wait after a commit that failed.
@@ -153,7 +156,9 @@ type queue struct {
 	mu     sync.Mutex
 	jobs   []*job
 	lazies int       // of jobs
-	due    time.Time // of the oldest lazy job; zero: there is none
+	due    time.Time // of the lazy jobs; zero: there is none
+	since  time.Time // when the oldest of them came
+	last   int       // lazies when due was put off
 	urgent bool      // somebody waits
 	closed bool
 	wake   chan struct{} // buffered
@@ -183,7 +188,8 @@ func (q *queue) add(j *job) error {
 			q.jobs = append(q.jobs, j)
 			return nil // whoever sleeps knows when to wake
 		}
-		q.due = time.Now().Add(lazyDelay)
+		q.since = time.Now()
+		q.due, q.last = q.since.Add(lazyDelay), 0
 	} else {
 		q.urgent = true
 	}
@@ -203,7 +209,11 @@ func (q *queue) take() []*job {
 		q.mu.Lock()
 		wait := time.Hour
 		if !q.due.IsZero() {
-			wait = time.Until(q.due)
+			now := time.Now()
+			if !now.Before(q.due) && q.lazies-q.last >= lazyBurst && q.lazies < maxLazy/2 && now.Sub(q.since) < lazyLatest {
+				q.due, q.last = now.Add(lazyDelay), q.lazies // more come all the time
+			}
+			wait = q.due.Sub(now)
 		}
 		if len(q.jobs) > 0 && (q.urgent || q.closed || wait <= 0) {
 			n := min(len(q.jobs), maxGroup)
@@ -244,7 +254,8 @@ func (q *queue) again(jobs []*job) {
 	}
 	q.jobs = append(jobs, q.jobs...)
 	q.lazies += len(jobs)
-	q.due = time.Now().Add(lazyRetry)
+	q.since = time.Now()
+	q.due, q.last = q.since.Add(lazyRetry), q.lazies
 }
 
 func (q *queue) close() {
@@ -440,7 +451,7 @@ func (j *job) end(ctx context.Context) error {
 
 // later queues fn to be written within a moment, with whatever is written then.
 func (s *Store) later(fn txFunc) error {
-	return s.queue.add(&job{fn: fn, urgency: lazy})
+	return s.queue.add(&job{fn: fn, urgency: lazy, plain: true})
 }
 
 // inTx runs fn in a transaction of its own, outside of the queue: while the
