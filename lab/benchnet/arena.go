@@ -115,7 +115,9 @@ func startPinned(ctx context.Context, ns string, core int, name string, args ...
 	if os.Getenv("BN_DEBUG") != "" {
 		p.cmd.Stdout, p.cmd.Stderr = os.Stderr, os.Stderr
 	}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	// A session of its own: that is what the scheduler shares time among
+	// (sched(7), autogroups).
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	p.cmd.Cancel = func() error { return p.cmd.Process.Signal(syscall.SIGTERM) }
 	p.cmd.WaitDelay = 5 * time.Second
 	started := make(chan error, 1)
@@ -134,7 +136,14 @@ func startPinned(ctx context.Context, ns string, core int, name string, args ...
 	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
+	putAhead(p.cmd.Process.Pid)
 	return p, nil
+}
+
+// putAhead gives a process's session the niceness ahead among sessions, where
+// the kernel has autogroups; elsewhere that of its threads does it.
+func putAhead(pid int) {
+	os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), []byte(strconv.Itoa(ahead)), 0)
 }
 
 // until waits for ok; it fails when the program ends first.
@@ -232,6 +241,7 @@ func pinSelf(core int) error {
 	if runtime.NumCPU() < 2 {
 		return fmt.Errorf("one core only: servers and clients would share it: %w", dsas.ErrInvalid)
 	}
+	putAhead(os.Getpid())
 	var set unix.CPUSet
 	set.Set(core)
 	tasks, err := os.ReadDir("/proc/self/task")
@@ -266,4 +276,23 @@ func withSysctl(name, value string, fn func() error) error {
 	}
 	defer os.WriteFile(path, old, 0o644)
 	return fn()
+}
+
+// switches counts the context switches of all threads so far, those that the
+// program was made to do and those it asked for.
+func (p *program) switches() (forced, asked float64) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.cmd.Process.Pid))
+	for _, t := range tasks {
+		b, _ := os.ReadFile(t)
+		for line := range strings.SplitSeq(string(b), "\n") {
+			var n float64
+			if _, err := fmt.Sscanf(line, "nonvoluntary_ctxt_switches: %f", &n); err == nil {
+				forced += n
+			}
+			if _, err := fmt.Sscanf(line, "voluntary_ctxt_switches: %f", &n); err == nil {
+				asked += n
+			}
+		}
+	}
+	return forced, asked
 }

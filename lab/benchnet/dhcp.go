@@ -183,6 +183,7 @@ func (b *bench) dhcpTurn(ctx context.Context, a *arena, s dhcpServer, do dhcpLoa
 	}
 	d.Wait, d.Tries = time.Second, 5
 	before, retries := p.cpu(), d.Retries()
+	forced, asked := p.switches()
 	r, err := do(ctx, d)
 	if err != nil {
 		return sample{}, fmt.Errorf("%w; the server said: %s", err, lastLines(p.log.String(), 3))
@@ -197,6 +198,8 @@ func (b *bench) dhcpTurn(ctx context.Context, a *arena, s dhcpServer, do dhcpLoa
 		extra["CPU µs per exchange"] = cpu / float64(r.exchanges) * 1e6
 	}
 	_, extra["server peak MiB"] = p.rss()
+	f, v := p.switches()
+	extra["forced switches"], extra["switches"] = f-forced, v-asked
 	return sample{value: r.value, extra: extra}, nil
 }
 
