@@ -106,24 +106,46 @@ func up(name string, addr netip.Prefix) (netlink.Link, error) {
 	return link, nil
 }
 
-// shape puts a token bucket on a link: 1 ms of the rate or 128 KiB of burst,
-// since a segment that TCP hands down whole is up to 64 KiB, and 50 ms of queue,
-// as a switch port may have.
+// shape makes the link as slow as bits per second, with what Debian's default
+// queue (fq_codel) does on a real interface: packets of flows that have little
+// to send go before those of downloads, here all UDP before TCP. Downloads
+// queue 50 ms, as a switch port may have. Of burst there is 1 ms, or 128 KiB,
+// since a segment that TCP hands down whole is up to 64 KiB.
 func shape(link netlink.Link, bits uint64) error {
 	bytes := bits / 8
-	burst := max(bytes/1000, 128<<10)
-	err := netlink.QdiscAdd(&netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
+	burst := uint32(max(bytes/1000, 128<<10))
+	index := link.Attrs().Index
+	class := func(parent, minor uint16, prio uint32) netlink.Class {
+		return netlink.NewHtbClass(
+			netlink.ClassAttrs{LinkIndex: index, Parent: netlink.MakeHandle(1, parent), Handle: netlink.MakeHandle(1, minor)},
+			netlink.HtbClassAttrs{Rate: bits, Ceil: bits, Buffer: burst, Cbuffer: burst, Quantum: 64 << 10, Prio: prio})
+	}
+	const whole, small, bulk = 1, 0x10, 0x20
+	root := netlink.NewHtb(netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT})
+	root.Defcls = bulk
+	udp := &netlink.U32{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: index, Parent: netlink.MakeHandle(1, 0), Priority: 1, Protocol: unix.ETH_P_IP},
+		ClassId:     netlink.MakeHandle(1, small),
+		// IPv4's protocol is the tenth byte.
+		Sel: &netlink.TcU32Sel{Flags: netlink.TC_U32_TERMINAL, Nkeys: 1, Keys: []netlink.TcU32Key{{Mask: 0x00ff0000, Val: unix.IPPROTO_UDP << 16, Off: 8}}},
+	}
+	queue := &netlink.Tbf{
+		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: index, Handle: netlink.MakeHandle(2, 0), Parent: netlink.MakeHandle(1, bulk)},
 		Rate:       bytes,
-		Buffer:     uint32(float64(burst) / float64(bytes) * 1e6 * tickPerMicrosecond()),
-		Limit:      uint32(bytes/20 + burst),
-	})
-	if err != nil {
-		return fmt.Errorf("shape %s (sch_tbf is needed): %w", link.Attrs().Name, err)
+		Buffer:     uint32(float64(burst) / float64(bytes) * 1e6 * netlink.TickInUsec()),
+		Limit:      uint32(bytes/20) + burst,
+	}
+	for _, add := range []func() error{
+		func() error { return netlink.QdiscAdd(root) },
+		func() error { return netlink.ClassAdd(class(0, whole, 0)) },
+		func() error { return netlink.ClassAdd(class(whole, small, 0)) },
+		func() error { return netlink.ClassAdd(class(whole, bulk, 1)) },
+		func() error { return netlink.QdiscAdd(queue) },
+		func() error { return netlink.FilterAdd(udp) },
+	} {
+		if err := add(); err != nil {
+			return fmt.Errorf("shape %s (sch_htb, sch_tbf and cls_u32 are needed): %w", link.Attrs().Name, err)
+		}
 	}
 	return nil
 }
-
-// tickPerMicrosecond is the kernel's unit of time in tbf's tables
-// (/proc/net/psched).
-func tickPerMicrosecond() float64 { return netlink.TickInUsec() }

@@ -205,6 +205,9 @@ func boundSocket(local netip.Addr, port uint16, scope int, device string) (fd in
 	if err != nil {
 		return -1, fmt.Errorf("open socket: %w", err)
 	}
+	// TC_PRIO_INTERACTIVE (linux/pkt_sched.h): a lost block costs a box most of
+	// a second, so that ours are not queued behind images on our own interface.
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, 6) //nolint:errcheck // it only helps
 	defer func() {
 		if err != nil {
 			unix.Close(fd)
