@@ -223,7 +223,7 @@ func (d *daemon) listenBoot() (err error) {
 			continue
 		}
 		listening[s.Server] = true
-		l, err := net.Listen("tcp4", netip.AddrPortFrom(s.Server, uint16(d.cfg.HTTPPort)).String())
+		l, err := listenBurst(netip.AddrPortFrom(s.Server, uint16(d.cfg.HTTPPort)).String())
 		if err != nil {
 			return fmt.Errorf("listen for boot HTTP: %w", err)
 		}

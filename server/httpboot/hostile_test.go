@@ -62,6 +62,15 @@ func raw(t *testing.T, addr, send string) int {
 	return resp.StatusCode
 }
 
+// TestBodyOfNobody: what names no boot is refused before its body is read.
+func TestBodyOfNobody(t *testing.T) {
+	f := open(t, nil)
+	const head = "POST /node/events HTTP/1.1\r\nHost: x\r\nDsas-Boot: none\r\nContent-Length: 1048576\r\n\r\n"
+	if got := raw(t, f.served(), head+"["); got != http.StatusForbidden {
+		t.Errorf("an unknown boot with a body that does not come: status %d; want 403", got)
+	}
+}
+
 // TestMalformed: nothing that is not a request of ours gets more than an error,
 // and the server goes on.
 func TestMalformed(t *testing.T) {
@@ -92,8 +101,8 @@ func TestMalformed(t *testing.T) {
 		{"two lengths", "POST /node/events" + host + "Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", "400"},
 		{"negative length", "POST /node/events" + host + "Content-Length: -1\r\n\r\n", "400"},
 		{"length of 2^63", "POST /node/events" + host + "Content-Length: 9223372036854775808\r\n\r\n", "400"},
-		{"broken chunk", "POST /node/events" + host + "Transfer-Encoding: chunked\r\n" + end + "zz\r\n", "400"},
-		{"endless chunk extension", "POST /node/events" + host + "Transfer-Encoding: chunked\r\n" + end + "1;" + strings.Repeat("a", 1<<20), "400 0"},
+		{"broken chunk", "POST /node/events" + host + "Transfer-Encoding: chunked\r\n" + end + "zz\r\n", "400 403"},
+		{"endless chunk extension", "POST /node/events" + host + "Transfer-Encoding: chunked\r\n" + end + "1;" + strings.Repeat("a", 1<<20), "400 403 0"},
 		{"up", "GET /../../../../etc/passwd" + host + end, "404 400"},
 		{"up, escaped", "GET /%2e%2e/%2e%2e/etc/passwd" + host + end, "404 400"},
 		{"up, below a loader", "GET /nbp/..%2f..%2fdsas.db" + host + end, "404 400"},

@@ -155,14 +155,16 @@ func (s *Server) signed(next signedHandler) http.HandlerFunc {
 		if s.tooManyFailures(w, r) {
 			return
 		}
-		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSigned))
-		if err != nil {
-			s.fail(w, r, fmt.Errorf("read request: %w: %w", err, dsas.ErrInvalid))
-			return
-		}
+		// The boot first: whoever names none must not fill memory with a body.
 		b, err := s.Store.Boot(r.Context(), r.Header.Get(sign.HeaderBoot))
 		if errors.Is(err, dsas.ErrNotFound) {
 			err = fmt.Errorf("boot %.40q is not known: %w", r.Header.Get(sign.HeaderBoot), dsas.ErrDenied)
+		}
+		var body []byte
+		if err == nil {
+			if body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxSigned)); err != nil {
+				err = fmt.Errorf("read request: %w: %w", err, dsas.ErrInvalid)
+			}
 		}
 		if err == nil {
 			err = sign.Verify(r, b.Session, body, s.Now())

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
-
 	"dsas"
 )
 
@@ -84,7 +82,7 @@ func fetch(ctx context.Context, dir, set string) (err error) {
 		if err != nil {
 			return fmt.Errorf("package %s: %w", l.Package, err)
 		}
-		if err := renameio.WriteFile(filepath.Join(dir, l.Name), b, 0o644); err != nil {
+		if err := put(filepath.Join(dir, l.Name), b); err != nil {
 			return err
 		}
 	}

@@ -86,10 +86,24 @@ func installOne(dir string, l Loader) error {
 	if old, err := os.ReadFile(to); err == nil && bytes.Equal(old, b) {
 		return nil
 	}
-	if err := renameio.WriteFile(to, b, 0o644); err != nil {
+	if err := put(to, b); err != nil {
 		return fmt.Errorf("install loader %s: %w", l.Name, err)
 	}
 	return nil
+}
+
+// put replaces a loader's file by one that everybody may read, whatever the
+// umask and the mode of the old one: root fetches what the server's user serves.
+func put(path string, b []byte) error {
+	f, err := renameio.NewPendingFile(path, renameio.WithStaticPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup() // nothing after the rename
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
 }
 
 func installed(path string) bool {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"dsas"
@@ -113,5 +114,25 @@ func TestFetchRefuses(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(os.TempDir(), "dsas-loaders-*")); len(left) != 0 {
 		t.Errorf("Fetch left %v behind", left)
+	}
+}
+
+// TestPutForAll: root's umask, or the mode that the server left, must not keep
+// the server's user from what root fetched.
+func TestPutForAll(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "shimx64.efi")
+	if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Umask(syscall.Umask(0o077))
+	if err := put(path, []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fi.Mode().Perm(); got != 0o644 {
+		t.Errorf("mode after put = %#o; want 0644", got)
 	}
 }
