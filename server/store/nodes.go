@@ -30,7 +30,7 @@ func (s *Store) Node(_ context.Context, name string) (dsas.Node, error) {
 func (s *Store) NodeByMAC(_ context.Context, m dsas.MAC) (dsas.Node, error) {
 	n, ok := s.nodes.withMAC(m)
 	if !ok {
-		return n, fmt.Errorf("get node: %w", notFound("node with MAC", m.String()))
+		return n, noNodeWith{m}
 	}
 	return n, nil
 }

@@ -241,9 +241,26 @@ func must1(res sql.Result, err error, what, name string) error {
 	return err
 }
 
-func notFound(what, name string) error {
-	return fmt.Errorf("no %s %q: %w", what, name, dsas.ErrNotFound)
+// missing is a wrapped dsas.ErrNotFound. Its text is made when it is read: for
+// every packet of a box that is no node, nobody reads it.
+type missing struct{ what, name string }
+
+func (m missing) Error() string {
+	return fmt.Sprintf("no %s %q: %v", m.what, m.name, dsas.ErrNotFound)
 }
+
+func (m missing) Unwrap() error { return dsas.ErrNotFound }
+
+// noNodeWith is missing for a MAC.
+type noNodeWith struct{ mac dsas.MAC }
+
+func (m noNodeWith) Error() string {
+	return "get node: " + missing{"node with MAC", m.mac.String()}.Error()
+}
+
+func (m noNodeWith) Unwrap() error { return dsas.ErrNotFound }
+
+func notFound(what, name string) error { return missing{what, name} }
 
 // orNotFound replaces sql.ErrNoRows.
 func orNotFound(err error, what, name string) error {
