@@ -316,6 +316,96 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 }
 
+// TestRestoreElsewhere: what would leave the server without its state, or stop
+// half-way, is refused before anything is changed.
+func TestRestoreElsewhere(t *testing.T) {
+	from := newOpsBox(t)
+	from.write("etc/dsas.yaml", "state: /srv/dsas-of-old\n")
+	if err := addNode(t, from.store(), 1); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "b")
+	from.must("backup", file)
+	to := newOpsBox(t)
+	untouched := func(name string) {
+		t.Helper()
+		if _, err := os.Stat(filepath.Join(to.state, "dsas.db")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: the database was put in place: %v", name, err)
+		}
+		if err := noPendingRestore(to.state); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := to.run("restore", file); err == nil || !strings.Contains(err.Error(), "--state /srv/dsas-of-old") {
+		t.Errorf("restore to another state folder than the configuration's = %v; want an error that names it", err)
+	}
+	untouched("another state folder")
+
+	from.write("etc/dsas.yaml", "state: "+to.state+"\n")
+	from.must("backup", file)
+	to.write("elsewhere.yaml", "interfaces: [eth7]\n")
+	if err := os.Symlink("../elsewhere.yaml", to.config); err != nil {
+		t.Fatal(err)
+	}
+	for _, flag := range []string{"--dry-run", "--force"} {
+		if _, err := to.run("restore", flag, file); err == nil || !strings.Contains(err.Error(), to.config) {
+			t.Errorf("restore %s over a link = %v; want an error that names it", flag, err)
+		}
+		untouched("a link, " + flag)
+	}
+	to.must("restore", "--no-config", file)
+	if got := to.nodes(); !slices.Equal(got, []string{"w001"}) {
+		t.Errorf("nodes = %q; want w001", got)
+	}
+}
+
+// TestRestoreWithoutRoot: who is not root restores to folders of his own.
+func TestRestoreWithoutRoot(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it starts dsas as another user")
+	}
+	from := newServedBox(t)
+	if err := addNode(t, from.store(), 1); err != nil {
+		t.Fatal(err)
+	}
+	images, err := blobs.Open(filepath.Join(from.state, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, n, err := images.Put(t.Context(), strings.NewReader("a part"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := images.Publish(dsas.Manifest{Role: "web", Parts: []dsas.Part{{Digest: d, Size: n, MediaType: dsas.MediaTarZstd}}}); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "dsas-restore-test-") // t.TempDir's parents are root's alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	exe, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := opsBox{t: t, state: filepath.Join(dir, "state"), etc: filepath.Join(dir, "etc"), config: filepath.Join(dir, "etc", "dsas.yaml")}
+	file, program := filepath.Join(dir, "b"), filepath.Join(dir, "dsas.test")
+	from.must("backup", "--images", file)
+	const nobody = 65534
+	for _, err := range []error{os.Mkdir(b.etc, 0o755), os.WriteFile(program, exe, 0o755), os.Chown(dir, nobody, nobody), os.Chown(b.etc, nobody, nobody), os.Chown(file, nobody, nobody)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(program)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "DSAS_TEST_RUN="+strings.Join(b.args("restore", file), "\n"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("dsas restore as nobody: %v: %s", err, out)
+	}
+}
+
 // TestRestoreWrongKey: a backup whose key does not open its database is no
 // backup.
 func TestRestoreWrongKey(t *testing.T) {

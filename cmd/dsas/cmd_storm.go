@@ -40,7 +40,7 @@ type labStormCmd struct {
 	Sizes      string        `help:"MiB of the synthetic kernel, initramfs and image." default:"1,4,16" placeholder:"K,I,M"`
 	Heartbeat  time.Duration `help:"Heartbeat of the nodes." default:"10s"`
 	Kill       int           `help:"SIGKILL the server so many times, at random moments, and start it again at once; nodes boot again and again meanwhile."`
-	State      string        `help:"Folder for the server's state and log, kept afterwards (default: one that is removed)." placeholder:"DIR"`
+	State      string        `help:"Folder for the server's state and log, kept afterwards (default: one that is removed); new or empty." placeholder:"DIR"`
 	CPUProfile string        `help:"Write a CPU profile of the server here." name:"cpu-profile" placeholder:"FILE"`
 
 	// How the server made for it tells its nodes, which are another process.
@@ -66,7 +66,8 @@ Against a server of your own, on a machine that is on its boot network:
 
 The nodes storm-0001 ... are added to it with the role, and removed in the end
 with all that is known of them; nodes that are there are not touched. The load
-is real: all of the image, for each node.
+is real: all of the image, for each node. To a site they are nodes like others:
+take a --role that no site serves, or its balancers send them requests.
 
 Exit status: 0 all nodes became ready, 1 one did not.`
 }

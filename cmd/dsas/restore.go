@@ -207,6 +207,10 @@ func (r *restorer) run(ctx context.Context) (out restored, err error) {
 			continue
 		}
 		out.Places = append(out.Places, i.To)
+		// Now, not half-way through the files.
+		if there, err := os.Lstat(i.To); err == nil && !there.Mode().IsRegular() {
+			return out, fmt.Errorf("%s is no regular file, and would be replaced by one: move it away first, or use --no-config: %w", i.To, dsas.ErrConflict)
+		}
 		if same, err := sameFile(filepath.Join(r.stage, i.Staged), i.To); err != nil {
 			return out, err
 		} else if same == differs {
@@ -271,6 +275,9 @@ func (r *restorer) plan() (backup.Plan, error) {
 	}
 	for _, f := range r.m.Files {
 		i := backup.Item{Staged: f.Name, Aside: f.Name, Mode: f.Mode}
+		if os.Geteuid() != 0 {
+			i.UID, i.GID = r.owner.uid, r.owner.gid // nobody else's can be made
+		}
 		top, rest, _ := strings.Cut(f.Name, "/")
 		switch {
 		case top == "state":
@@ -319,6 +326,12 @@ func (r *restorer) restoredConfig() (config, error) {
 	c, err := loadConfig(filepath.Join(r.stage, filepath.FromSlash(inConfig)))
 	if err != nil {
 		return c, err
+	}
+	if to, err := filepath.Abs(r.req.Config.State); err != nil {
+		return c, err
+	} else if c.State != "" && filepath.Clean(c.State) != to {
+		return c, fmt.Errorf("the configuration in the backup has its state in %s, and this restores to %s, where that server would not look: give --state %s, or --no-config: %w",
+			c.State, to, c.State, dsas.ErrConflict)
 	}
 	c.setDefaults()
 	if r.req.Config.Roles != defaultConfigDir+"/roles" {

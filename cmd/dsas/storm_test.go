@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -148,5 +149,26 @@ func TestStormLeases(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: checkLeases = %v; want %q", c.name, err, c.want)
 		}
+	}
+}
+
+// TestStormKeepsOff: a server's state is never what a storm works in.
+func TestStormKeepsOff(t *testing.T) {
+	dir := t.TempDir()
+	if err := emptyFolder(dir); err != nil {
+		t.Errorf("emptyFolder of an empty one = %v; want nil", err)
+	}
+	if err := emptyFolder(filepath.Join(dir, "none")); err != nil {
+		t.Errorf("emptyFolder of none = %v; want nil", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "dsas.db"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := (&labStormCmd{State: dir}).host(t.Context(), 0, [3]int64{1, 1, 1})
+	if !errors.Is(err, dsas.ErrConflict) {
+		t.Errorf("a storm in a server's state = %v; want ErrConflict", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "images")); err == nil {
+		t.Error("it made images there")
 	}
 }

@@ -120,6 +120,8 @@ func (c *labStormCmd) host(ctx context.Context, rate uint64, sizes [3]int64) (h 
 		h.defers(func() { os.RemoveAll(h.dir) })
 	} else if h.dir, err = filepath.Abs(h.dir); err != nil {
 		return nil, err
+	} else if err := emptyFolder(h.dir); err != nil {
+		return nil, err
 	}
 	if err := h.images(ctx, c.Role, sizes); err != nil {
 		return h, err
@@ -165,6 +167,22 @@ subnets:
     pool: %s
 `, h.dir, h.socket(), filepath.Join(h.dir, "roles"), h.ns[0], c.Heartbeat, stormServer.Masked(), stormPool)
 	return h, os.WriteFile(h.conf(), []byte(conf), 0o600)
+}
+
+// emptyFolder refuses a folder that holds something: what a storm publishes
+// would take the place of a server's kernel and image.
+func emptyFolder(dir string) error {
+	there, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil && len(there) > 0 {
+		err = fmt.Errorf("it holds %s already, and the storm's synthetic images would replace a server's; name a new folder: %w", there[0].Name(), dsas.ErrConflict)
+	}
+	if err != nil {
+		return fmt.Errorf("--state %s: %w", dir, err)
+	}
+	return nil
 }
 
 func (h *stormHost) conf() string   { return filepath.Join(h.dir, "dsas.yaml") }
