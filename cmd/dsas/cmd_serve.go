@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 
@@ -116,14 +115,7 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer keepOnHangup(log)()
 	if os.Getenv("GOGC") == "" {
-		// Memory is what a thousand nodes at once take, processor time is what is
-		// left: the heap may grow by a half between collections, not double.
-		debug.SetGCPercent(50)
-		// With a small heap that would be all the time: memory that is never
-		// touched, and so takes none, counts as if it were in use, and has 16 MiB
-		// more be allocated between two collections.
-		floor := make([]byte, 32<<20)
-		defer runtime.KeepAlive(floor)
+		go paceGC(ctx)
 	}
 	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < 2 {
 		// On one core a thread that waits for the disk inside SQLite would keep
