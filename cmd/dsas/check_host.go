@@ -179,6 +179,7 @@ func (c *checker) permissions() {
 		c.ok("secrets", "%d files, for their owner alone", good)
 	}
 	c.keys()
+	c.forServer()
 	c.writable()
 }
 
@@ -186,7 +187,7 @@ func (c *checker) permissions() {
 func (c *checker) keys() {
 	path := c.cfg.AuthorizedKeys
 	if path == "" {
-		path = defaultKeys()
+		path = c.keysOf()
 	}
 	const check = "authorized keys"
 	if path == "" {

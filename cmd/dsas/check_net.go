@@ -91,6 +91,8 @@ type wanted struct {
 	iface bool         // bound to the boot interfaces
 	what  string
 	local bool // opened outside of the boot network
+	// setting names another port to listen on, of a local one
+	setting string
 }
 
 func (c *checker) wanted() []wanted {
@@ -105,9 +107,13 @@ func (c *checker) wanted() []wanted {
 	if c.cfg.ProxyDHCP {
 		list = append(list, wanted{proto: "udp", port: dhcp.BootPort, iface: true, what: "proxyDHCP"})
 	}
-	if host, port, err := net.SplitHostPort(c.cfg.Listen); err == nil {
+	for _, l := range []struct{ addr, what, setting string }{{c.cfg.Listen, "pages and API", "--listen"}, {c.cfg.MetricsListen, "monitoring", "metricsListen in " + defaultConfigPath}} {
+		host, port, err := net.SplitHostPort(l.addr)
+		if err != nil {
+			continue
+		}
 		if n, err := strconv.Atoi(port); err == nil && n != 0 {
-			w := wanted{proto: "tcp", port: n, what: "pages and API", local: true}
+			w := wanted{proto: "tcp", port: n, what: l.what, setting: l.setting, local: true}
 			if a, err := netip.ParseAddr(host); err == nil && !a.IsUnspecified() {
 				w.addrs = []netip.Addr{a}
 			}
@@ -161,7 +167,7 @@ func (c *checker) port(w wanted, all []socket) {
 				mend += ", or give dsas another: httpPort in " + defaultConfigPath
 			}
 			if w.local {
-				mend += ", or give dsas another: --listen"
+				mend += ", or give dsas another: " + w.setting
 			}
 			c.fail(check, w.what+": taken by "+by, "dsas cannot listen there.", mend)
 		}

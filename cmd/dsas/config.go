@@ -16,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 
 	"dsas"
+	"dsas/server/boot"
 )
 
 // config is /etc/dsas/dsas.yaml. Every key has a default, so that an empty
@@ -166,6 +167,10 @@ func (c *config) check() error {
 	}
 	if c.MenuTimeout != 0 && (c.MenuTimeout < time.Second || c.MenuTimeout > time.Hour) {
 		return fmt.Errorf("menuTimeout %s: use 1s to 1h: %w", c.MenuTimeout, dsas.ErrInvalid)
+	}
+	// Now, and not on the console of every node.
+	if err := boot.CheckArgs(append(strings.Fields(c.Cmdline), c.bondParameter())); err != nil {
+		return fmt.Errorf("cmdline or bond: %w", err)
 	}
 	for _, sc := range c.Subnets {
 		if sc.Lease != 0 && (sc.Lease < time.Minute || sc.Lease > maxLease) {

@@ -105,6 +105,8 @@ func TestConfigCheck(t *testing.T) {
 		}, "lease 1s"},
 		{"console password", func(c *config) { c.ConsolePasswordFile = plain }, "holds no crypt(5) hash"},
 		{"console password hash", func(c *config) { c.ConsolePasswordFile = hash }, ""},
+		{"cmdline with quotes", func(c *config) { c.Cmdline = `dsas.shell init="a b"` }, "kernel argument"},
+		{"bond with a command", func(c *config) { c.Bond.Options = "mode=1;reboot" }, "kernel argument"},
 		{"negative heartbeat", func(c *config) { c.Heartbeat = -time.Second }, "heartbeat -1s"},
 	} {
 		var cfg config

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"dsas"
 )
@@ -72,10 +73,10 @@ func NewName(mac dsas.MAC) string {
 	return "new-" + strings.ReplaceAll(mac.String(), ":", "")
 }
 
-// checkArgs refuses an argument that would not stay one argument of one line
+// CheckArgs refuses a kernel argument that would not stay one argument of one line
 // in a loader's language: iPXE expands ${...} and splits at || and &&, both
 // split at blanks, and a line end begins another command.
-func checkArgs(args []string) error {
+func CheckArgs(args []string) error {
 	for _, a := range args {
 		for _, c := range a {
 			if c <= ' ' || c >= 0x7f || strings.ContainsRune("\"'`\\$|&;#<>", c) {
@@ -110,7 +111,7 @@ func (p *Plan) bootable(q Params) (args, why string) {
 		return "", p.Reason
 	}
 	list := p.args(q)
-	if err := checkArgs(list); err != nil {
+	if err := CheckArgs(list); err != nil {
 		return "", err.Error()
 	}
 	return strings.Join(list, " "), ""
@@ -230,7 +231,8 @@ func pxelinuxWait(mac dsas.MAC, why string, at ConfigName) string {
 	line("SAY dsas: %s: %s", mac, say(why))
 	line("SAY dsas: %s: trying again in %d s", mac, wait)
 	line("PROMPT 1")
-	line("TIMEOUT %d", 10*wait) // tenths of a second
+	line("TIMEOUT %d", 10*wait) // tenths of a second, until a key is pressed
+	line("TOTALTIMEOUT %d", max(menuTotal, time.Duration(wait)*time.Second).Milliseconds()/100)
 	line("DEFAULT again")
 	line("LABEL again")
 	line("  CONFIG pxelinux.cfg/%s", ConfigName{Attempt: attempt + 1, Role: at.Role})
