@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"dsas"
@@ -36,11 +37,19 @@ type Store struct {
 	cache map[string]cached // by path of a JSON file
 }
 
-// Open makes the folders below dir where they are missing.
+// Open makes the folders below dir where they are missing. Who may only read
+// there, as the server where images are root's, finds an empty store until
+// somebody who may write has opened it.
 func Open(dir string) (*Store, error) {
 	s := &Store{dir: dir, cache: map[string]cached{}}
 	for _, d := range []string{s.blobDir(), s.roleDir()} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		err := os.MkdirAll(d, 0o755)
+		if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+			if _, statErr := os.Stat(dir); statErr == nil {
+				continue
+			}
+		}
+		if err != nil {
 			return nil, fmt.Errorf("open image store %s: %w", dir, err)
 		}
 	}

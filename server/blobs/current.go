@@ -68,6 +68,9 @@ func (s *Store) Boot() (dsas.BootSet, error) {
 // Images gives the current manifest of every role that has one, by role name.
 func (s *Store) Images() ([]dsas.Manifest, error) {
 	entries, err := os.ReadDir(s.roleDir())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil // nothing was built yet
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
 	}

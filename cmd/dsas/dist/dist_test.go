@@ -320,8 +320,7 @@ func (s *packaged) folders() {
 		path  string
 		owner int
 	}{
-		{"state", testUID}, {"state/images", 0}, {"state/images/blobs", 0}, {"state/images/blobs/sha256", 0}, {"state/images/roles", 0},
-		{"state/loaders", testUID}, {"run", testUID},
+		{"state", testUID}, {"state/images", 0}, {"state/loaders", testUID}, {"run", testUID},
 	} {
 		p := filepath.Join(s.root, d.path)
 		if err := errors.Join(os.Mkdir(p, 0o755), os.Chown(p, d.owner, d.owner)); err != nil {
