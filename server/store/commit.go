@@ -304,6 +304,12 @@ func (s *Store) commit(group []*job) {
 	}
 	errs := make([]error, len(live))
 	err := s.runGroup(ctx, st, live, errs)
+	if err != nil {
+		// None of them: each finds what it left, if the last is taken back first.
+		for i := len(live) - 1; i >= 0; i-- {
+			live[i].takeBack()
+		}
+	}
 	var retry []*job
 	for i, j := range live {
 		if errs[i] == nil {
@@ -372,6 +378,7 @@ func (s *Store) runGroup(ctx context.Context, st *stmts, group []*job, errs []er
 			if _, err := t.ExecContext(ctx, sqlRollbackTo); err != nil {
 				return fmt.Errorf("roll back: %w", errors.Join(err, errs[i]))
 			}
+			j.takeBack() // before later jobs look
 		} else {
 			wrote = true
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"dsas"
@@ -98,17 +99,24 @@ func (s *Store) allocate(ctx context.Context, subnet *dsas.Subnet, mac dsas.MAC,
 	}
 	mine := l.MAC == mac && !l.Declined
 	expires := now.Add(hold)
-	if mine && !bind && l.Expires.After(expires) {
+	if !bind && l.Expires.After(expires) {
+		// An offer does not shorten a lease: neither its own, nor that of the
+		// other MAC with its client id, which becomes its own when it is taken.
 		defer p.mu.Unlock()
-		return l.given(mine), nil // an offer does not shorten a lease
+		return l.given(mine), nil
 	}
+	before := l.row()
 	p.set(l, leaseRow{mac: mac, clientID: head(clientID, 4*maxWord), expires: expires, bound: bind || mine && l.bound})
 	got := l.given(mine)
 	if !bind || l.pending == 0 && l.covered() {
 		p.mu.Unlock()
 		return got, nil
 	}
-	j, err := s.save(l, aheadOf(hold))
+	err = s.noteLongest(hold)
+	var j *job
+	if err == nil {
+		j, err = s.save(l, aheadOf(hold), before)
+	}
 	p.mu.Unlock()
 	if err == nil {
 		err = j.wait(ctx)
@@ -122,6 +130,31 @@ func (s *Store) allocate(ctx context.Context, subnet *dsas.Subnet, mac dsas.MAC,
 		return dsas.Lease{}, fmt.Errorf("address %s became a node's or a site's this moment: %w", got.Address, dsas.ErrConflict)
 	}
 	return got, nil
+}
+
+// MayHave tells whether LeaseFor would give mac just this address; has: it was
+// given or offered it before. Nothing is set aside: a REQUEST that gets no lease
+// takes nothing from the pool.
+func (s *Store) MayHave(_ context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, addr netip.Addr, now time.Time) (may, has bool, err error) {
+	if !subnet.Pool.First.IsValid() {
+		return false, false, nil
+	}
+	p := &s.pools
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o, err := p.of(&subnet, now)
+	if err != nil {
+		return false, false, fmt.Errorf("look up lease for %s: %w", mac, err)
+	}
+	addr = addr.Unmap()
+	if own := p.own(o, mac); own != nil {
+		has = own.Address == addr
+		return has, has, nil
+	}
+	if l := p.sameClient(o, head(clientID, 4*maxWord)); l != nil {
+		return l.Address == addr, false, nil
+	}
+	return p.allowed(o, addr) && p.leases[addr].free(now), false, nil
 }
 
 // given is l as it is told to others.
@@ -139,20 +172,52 @@ func (l *lease) covered() bool {
 		!d.expires.Before(l.Expires.Round(0))
 }
 
-// save queues l's row as it is now, its end ahead by that much. The pools are
-// locked, so that rows are queued in the order in which they changed.
-func (s *Store) save(l *lease, ahead time.Duration) (*job, error) {
-	row := leaseRow{l.MAC, l.ClientID, l.Expires.Round(0), l.bound, l.Declined}
+// longestLease is the setting that holds pools.longest: leases may have been
+// given for longer than the configuration has it now.
+const longestLease = "store.longest-lease"
+
+// noteLongest has the lease time on disk before the first lease of that length
+// is. The pools are locked.
+func (s *Store) noteLongest(d time.Duration) error {
+	if d <= s.pools.longest {
+		return nil
+	}
+	return s.queue.add(&job{urgency: durable, plain: true,
+		fn: func(ctx context.Context, tx *txn) error {
+			_, err := tx.ExecContext(ctx, `INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE
+				SET value = CAST(max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER)) AS TEXT)`,
+				longestLease, strconv.FormatInt(int64(d), 10))
+			return err
+		},
+		then: []func(){func() {
+			s.pools.mu.Lock()
+			defer s.pools.mu.Unlock()
+			s.pools.longest = max(s.pools.longest, d)
+		}},
+	})
+}
+
+// row is l as it is now.
+func (l *lease) row() leaseRow {
+	return leaseRow{l.MAC, l.ClientID, l.Expires, l.bound, l.Declined}
+}
+
+// save queues l's row as it is now, its end ahead by that much; before is what
+// it was, and is again if the row does not get to disk. The pools are locked, so
+// that rows are queued in the order in which they changed.
+func (s *Store) save(l *lease, ahead time.Duration, before leaseRow) (*job, error) {
+	row := l.row()
+	row.expires = row.expires.Round(0)
 	if !row.expires.IsZero() {
 		row.expires = row.expires.Add(ahead)
 	}
-	seq := l.seq
+	seq, written := l.seq, false
 	j := &job{urgency: durable, plain: true, done: make(chan error, 1)}
 	j.fn = func(ctx context.Context, tx *txn) error {
 		s.pools.mu.Lock()
 		gone := l.gone
 		s.pools.mu.Unlock()
-		if gone {
+		if written = !gone; gone {
 			return nil
 		}
 		_, err := tx.ExecContext(ctx, sqlPutLease, addrKey(l.Address), macText(row.mac), row.clientID, toNanos(row.expires), row.bound, row.declined)
@@ -162,7 +227,9 @@ func (s *Store) save(l *lease, ahead time.Duration) (*job, error) {
 		s.pools.mu.Lock()
 		defer s.pools.mu.Unlock()
 		l.pending--
-		l.disk, l.stored = row, true
+		if written {
+			l.disk, l.stored = row, true
+		}
 	}}
 	j.undo = []func(){func() {
 		s.pools.mu.Lock()
@@ -171,12 +238,10 @@ func (s *Store) save(l *lease, ahead time.Duration) (*job, error) {
 		if l.gone || l.seq != seq {
 			return // what came later settles it
 		}
-		// Nothing was promised: it is what it was before.
-		if l.stored {
-			s.pools.set(l, l.disk)
-		} else {
-			s.pools.set(l, leaseRow{mac: l.MAC, clientID: l.ClientID})
-		}
+		// Nothing was promised: it is what it was before. What is on disk would
+		// not do: an earlier row may be on its way there, and its times are
+		// wrong where the clock was set.
+		s.pools.set(l, before)
 	}}
 	if err := s.queue.add(j); err != nil {
 		return nil, err
@@ -196,12 +261,13 @@ func (s *Store) Release(ctx context.Context, mac dsas.MAC, addr netip.Addr) erro
 		p.mu.Unlock()
 		return nil
 	}
+	before := l.row()
 	p.set(l, leaseRow{mac: l.MAC, clientID: l.ClientID})
 	if !l.stored && l.pending == 0 {
 		p.mu.Unlock()
 		return nil // it was only offered
 	}
-	j, err := s.save(l, 0)
+	j, err := s.save(l, 0, before)
 	p.mu.Unlock()
 	if err == nil {
 		err = j.wait(ctx)
@@ -226,8 +292,9 @@ func (s *Store) Decline(ctx context.Context, addr netip.Addr, until time.Time) e
 		l = &lease{Lease: dsas.Lease{Address: addr}}
 		p.add(l)
 	}
+	before := l.row()
 	p.set(l, leaseRow{mac: l.MAC, clientID: l.ClientID, expires: until, bound: true, declined: true})
-	j, err := s.save(l, 0)
+	j, err := s.save(l, 0, before)
 	p.mu.Unlock()
 	if err == nil {
 		err = j.wait(ctx)
@@ -290,7 +357,7 @@ func (s *Store) watchClock(now time.Time) {
 			if l.covered() {
 				continue // never shorter on disk: the clock may be set right again
 			}
-			if _, err := s.save(l, aheadOf(left)); err != nil { // nobody waits for it
+			if _, err := s.save(l, aheadOf(left), l.row()); err != nil { // nobody waits for it
 				return
 			}
 		}

@@ -1,8 +1,11 @@
 package store_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -297,4 +300,92 @@ func TestLease(t *testing.T) {
 	noErr(t, f.Decline(f.ctx, ip(10), t0.Add(time.Hour)))
 	_, err = f.Lease(f.ctx, ip(10), t0)
 	wantErr(t, "Lease(declined)", err, dsas.ErrNotFound)
+}
+
+// What is only looked up stays free.
+func TestMayHave(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 11)
+	expect(t, "leased", f.get(sn, 1, none, t0), 10)
+	for _, tt := range []struct {
+		mac      int
+		addr     netip.Addr
+		may, has bool
+	}{{1, ip(10), true, true}, {1, ip(11), false, false}, {2, ip(10), false, false}, {2, ip(11), true, false}, {3, ip(11), true, false}, {2, ip(12), false, false}, {2, ip(1), false, false}} {
+		may, has, err := f.MayHave(f.ctx, sn, mac(tt.mac), "", tt.addr, t0)
+		if err != nil || may != tt.may || has != tt.has {
+			t.Errorf("MayHave(%d, %s) = %t, %t, %v; want %t, %t", tt.mac, tt.addr, may, has, err, tt.may, tt.has)
+		}
+	}
+	expect(t, "what five others may have had", f.offer(sn, 4, none, t0), 11)
+}
+
+// A box with another's client id is offered its lease (it may have changed its
+// NIC), which takes nothing from who has it; a REQUEST does.
+func TestSameClientID(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 10)
+	const id = "ff00000000000100"
+	must(f.LeaseFor(f.ctx, sn, mac(1), id, none, t0))(t)
+	l := must(f.Offer(f.ctx, sn, mac(2), id, none, t0))(t)
+	if l.Address != ip(10) || l.MAC != mac(1) || l.Held {
+		t.Errorf("Offer(same client id) = %+v; want the lease as it is", l)
+	}
+	expect(t, "a third, when the offer would be over", f.offer(sn, 3, none, t0.Add(2*time.Minute)), 0)
+	if may, has, err := f.MayHave(f.ctx, sn, mac(2), id, ip(10), t0); !may || has || err != nil {
+		t.Errorf("MayHave(same client id) = %t, %t, %v; want true, false", may, has, err)
+	}
+	if l := must(f.LeaseFor(f.ctx, sn, mac(2), id, ip(10), t0.Add(2*time.Minute)))(t); l.MAC != mac(2) {
+		t.Errorf("LeaseFor(same client id) = %+v; want it under the new MAC", l)
+	}
+}
+
+// A repeated REQUEST whose caller goes away takes nothing back of the first.
+func TestLeaseGivenUp(t *testing.T) {
+	f := open(t)
+	sn := subnet(10, 10)
+	must(f.CreateNode(f.ctx, node("w1", "10.77.0.200/24", 100)))(t)
+	busy, release := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		f.UpdateNode(f.ctx, "w1", func(*dsas.Node) error { close(busy); <-release; return nil })
+	})
+	<-busy
+	first := make(chan error, 1)
+	wg.Go(func() {
+		_, err := f.LeaseFor(f.ctx, sn, mac(1), "", none, t0)
+		first <- err
+	})
+	eventually(t, "the first LeaseFor", func() bool { _, err := f.Lease(f.ctx, ip(10), t0); return err == nil })
+	gone, cancel := context.WithCancel(f.ctx)
+	cancel()
+	if _, err := f.LeaseFor(gone, sn, mac(1), "", none, t0.Add(time.Second)); err == nil {
+		t.Error("LeaseFor(cancelled) = nil; want an error")
+	}
+	close(release)
+	noErr(t, <-first)
+	wg.Wait()
+	expect(t, "another", f.offer(sn, 2, none, t0.Add(2*time.Second)), 0)
+}
+
+// A lease time made shorter in the configuration ends no lease of before.
+func TestLeaseTimeMadeShorter(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *store.Store {
+		return must(store.Open(t.Context(), filepath.Join(dir, "dsas.db"), filepath.Join(dir, "key"), slog.New(slog.DiscardHandler)))(t)
+	}
+	s, now := open(), time.Now()
+	sn := subnet(10, 10)
+	sn.Lease = 24 * time.Hour
+	must(s.LeaseFor(t.Context(), sn, mac(1), "", none, now))(t)
+	short := subnet(20, 20)
+	must(s.LeaseFor(t.Context(), short, mac(1), "", none, now))(t)
+	noErr(t, s.Close())
+	s = open()
+	defer s.Close()
+	sn.Lease = time.Minute
+	s.Offer(t.Context(), sn, mac(2), "", none, now) // the first look at the pool
+	if l, err := s.Offer(t.Context(), sn, mac(2), "", none, now.Add(20*time.Hour)); err == nil {
+		t.Errorf("Offer after 20 h = %+v; want none: the address was leased for 24 h", l)
+	}
 }

@@ -370,14 +370,14 @@ func (s *Store) putNode(ctx context.Context, tx *txn, id int64, n *dsas.Node) er
 // of it.
 func (s *Store) takeAddress(ctx context.Context, tx *txn, a netip.Addr) error {
 	p := &s.pools
-	p.reserve(1, a)
 	p.mu.Lock()
+	p.count(1, a)
 	old := p.remove(a)
 	p.mu.Unlock()
 	tx.onUndo(func() {
-		p.reserve(-1, a)
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		p.count(-1, a) // at once with what follows: else it is free in between
 		if old != nil && p.leases[a] == nil {
 			old.gone = false
 			p.add(old)

@@ -3,6 +3,7 @@ package store
 import (
 	"container/heap"
 	"context"
+	"database/sql"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -22,6 +23,7 @@ type pools struct {
 	byMAC    map[dsas.MAC][]*lease
 	reserved map[netip.Addr]int // nodes' and sites' addresses, counted
 	pools    []*pool            // made when first asked of; forgotten when reserved changes
+	longest  time.Duration      // that a lease was ever given for, as it is on disk
 }
 
 // lease is an address that somebody had or was offered.
@@ -78,6 +80,11 @@ func (p *pools) load(ctx context.Context, q querier, now time.Time) error {
 		}
 		p.add(l)
 	}
+	var longest sql.NullInt64
+	if err := q.QueryRowContext(ctx, `SELECT max(CAST(value AS INTEGER)) FROM settings WHERE key = ?`, longestLease).Scan(&longest); err != nil {
+		return fmt.Errorf("read longest lease: %w", err)
+	}
+	p.longest = time.Duration(longest.Int64)
 	taken, err := collect(ctx, q, scanAddr, `SELECT address FROM addresses UNION ALL SELECT address FROM sites`)
 	if err != nil {
 		return fmt.Errorf("read addresses: %w", err)
@@ -132,6 +139,11 @@ func (p *pools) set(l *lease, to leaseRow) {
 func (p *pools) reserve(n int, addrs ...netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.count(n, addrs...)
+}
+
+// count is reserve with the pools locked.
+func (p *pools) count(n int, addrs ...netip.Addr) {
 	for _, a := range addrs {
 		if p.reserved[a] += n; p.reserved[a] <= 0 {
 			delete(p.reserved, a)
@@ -172,7 +184,7 @@ func (p *pools) of(subnet *dsas.Subnet, now time.Time) (*pool, error) {
 	}
 	o := &pool{subnet: *subnet, next: subnet.Pool.First.Unmap()}
 	p.pools = append(p.pools, o)
-	longest := max(subnet.Lease, time.Hour) + aheadOf(subnet.Lease)
+	longest := max(subnet.Lease, p.longest, time.Hour) + aheadOf(max(subnet.Lease, p.longest))
 	for _, l := range p.leases {
 		if !subnet.Pool.Contains(l.Address) {
 			continue
@@ -216,17 +228,8 @@ func (l *lease) unorder() {
 // choose gives the lease to be (re)written for mac: an existing one, or a new
 // one with nothing but an address.
 func (p *pools) choose(o *pool, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (*lease, error) {
-	var own *lease
-	for _, l := range p.byMAC[mac] {
-		if l.Declined || !p.allowed(o, l.Address) {
-			continue
-		}
-		if own == nil || l.bound && !own.bound || l.bound == own.bound && l.Expires.After(own.Expires) {
-			own = l
-		}
-	}
-	if own != nil {
-		return own, nil
+	if l := p.own(o, mac); l != nil {
+		return l, nil
 	}
 	if l := p.sameClient(o, clientID); l != nil {
 		return l, nil
@@ -238,11 +241,30 @@ func (p *pools) choose(o *pool, mac dsas.MAC, clientID string, want netip.Addr, 
 			p.add(l)
 			return l, nil
 		}
-		if !l.bound && !l.Declined && !l.holds(now) {
+		if l.free(now) {
 			return l, nil
 		}
 	}
 	return p.search(o, want, now)
+}
+
+// own finds the lease or offer that mac has or had.
+func (p *pools) own(o *pool, mac dsas.MAC) (own *lease) {
+	for _, l := range p.byMAC[mac] {
+		if l.Declined || !p.allowed(o, l.Address) {
+			continue
+		}
+		if own == nil || l.bound && !own.bound || l.bound == own.bound && l.Expires.After(own.Expires) {
+			own = l
+		}
+	}
+	return own
+}
+
+// free tells whether an address may go to whoever names it: nobody ever had it
+// (nil), or it was only offered, or was released.
+func (l *lease) free(now time.Time) bool {
+	return l == nil || !l.bound && !l.Declined && !l.holds(now)
 }
 
 // sameClient finds the lease of a box that changed its NIC: another MAC with the
