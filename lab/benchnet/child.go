@@ -88,6 +88,13 @@ func (m *memoryStore) Offer(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, 
 	return m.LeaseFor(ctx, sub, mac, id, want, now)
 }
 
+func (m *memoryStore) MayHave(_ context.Context, sub dsas.Subnet, mac dsas.MAC, _ string, a netip.Addr, _ time.Time) (may, has bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	own, has := m.leases[mac]
+	return own == a || !has && sub.MayLease(a), own == a, nil
+}
+
 func (m *memoryStore) Release(context.Context, dsas.MAC, netip.Addr) error { return nil }
 
 func (m *memoryStore) Decline(context.Context, netip.Addr, time.Time) error { return nil }

@@ -96,7 +96,7 @@ func (s *Server) findNode(ctx context.Context, c *client) error {
 	switch node, err = s.Store.NodeByClientID(ctx, c.id); {
 	case err == nil:
 		c.node = &node
-		if s.seen.first("id "+c.mac.String(), s.Now(), time.Hour) {
+		if s.news("id "+c.mac.String(), time.Hour) {
 			s.Log.Warn("a node asks from a MAC that is not on its list, known by its client id; if a NIC was changed, name the new one with: dsas node set "+node.Name+" --mac MAC", "node", node.Name, "mac", c.mac)
 		}
 	case !errors.Is(err, dsas.ErrNotFound):
@@ -150,6 +150,7 @@ func (s *Server) subnetFor(l *link, c *client, unicast bool) (dsas.Subnet, bool)
 // discover answers DHCPDISCOVER with an OFFER (RFC 2131 section 4.3.1).
 func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
 	addr, probe := c.address, netip.Addr{}
+	var heldBy dsas.MAC
 	if !addr.IsValid() {
 		want, _ := addrOf(c.req.RequestedIPAddress())
 		if !c.subnet.Pool.First.IsValid() {
@@ -170,6 +171,9 @@ func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
 			return nil, fmt.Errorf("address for %s: %w", c.mac, err)
 		}
 		// Only what is on our own segment can be asked who has an address.
+		if lease.MAC != c.mac {
+			heldBy = lease.MAC
+		}
 		if addr = lease.Address; !lease.Held && !s.NoProbe && !c.relay.agent.IsValid() && c.link.state.Load().raw != nil {
 			probe = addr
 		}
@@ -180,7 +184,7 @@ func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
 	}
 	s.refused(ctx, c, plan)
 	r := c.reply(dhcpv4.MessageTypeOffer, addr, plan)
-	r.probe = probe
+	r.probe, r.heldBy = probe, heldBy
 	return r, nil
 }
 
@@ -261,14 +265,15 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 }
 
 // lease makes the lease of want durable. A client that may not have want gets
-// another address back, and no lease.
+// no lease, and takes nothing of the pool.
 func (s *Server) lease(ctx context.Context, c *client, want netip.Addr) (dsas.Lease, error) {
 	now := s.Now()
-	lease, err := s.Store.Offer(ctx, c.subnet, c.mac, c.id, want, now)
-	if errors.Is(err, dsas.ErrNotFound) {
-		return dsas.Lease{}, nil // none free: a NAK, since want is not its own
+	may, _, err := s.Store.MayHave(ctx, c.subnet, c.mac, c.id, want, now)
+	if err == nil && !may {
+		return dsas.Lease{}, nil // a NAK, since want is not its own
 	}
-	if err == nil && lease.Address == want {
+	var lease dsas.Lease
+	if err == nil {
 		until := now.Add(cmp.Or(c.subnet.Lease, defaultLease))
 		if err := s.limits.admit(c, s.sizeOf(c.subnet), true, now, until); err != nil {
 			s.limited(ctx, c, err)
@@ -306,7 +311,9 @@ func (s *Server) decline(ctx context.Context, c *client) error {
 		return nil
 	}
 	if addr == c.address {
-		s.Log.Warn("a node found its reserved address in use by another box", "node", c.node.Name, "mac", c.mac, "address", addr)
+		if s.news("decline log "+c.mac.String(), time.Minute) {
+			s.Log.Warn("a node found its reserved address in use by another box", "node", c.node.Name, "mac", c.mac, "address", addr)
+		}
 		return s.eventOnce(ctx, "decline "+c.mac.String(), dsas.Event{Node: c.node.Name, MAC: c.mac, Kind: dsas.KindRefused,
 			Message: fmt.Sprintf("another box uses this node's address %s (DHCPDECLINE)", addr)})
 	}
@@ -314,10 +321,14 @@ func (s *Server) decline(ctx context.Context, c *client) error {
 		return nil
 	}
 	now := s.Now()
-	if lease, err := s.Store.Offer(ctx, c.subnet, c.mac, c.id, addr, now); err != nil || lease.Address != addr {
+	if _, has, err := s.Store.MayHave(ctx, c.subnet, c.mac, c.id, addr, now); err != nil || !has {
 		return err
 	}
-	s.Log.Warn("a pool address is in use by another box", "mac", c.mac, "address", addr, "subnet", c.subnet.Prefix)
+	if s.news("decline "+addr.String(), time.Minute) {
+		s.Log.Warn("a pool address is in use by another box", "mac", c.mac, "address", addr, "subnet", c.subnet.Prefix)
+	}
+	s.limits.release(c)
+	s.limits.declined(c, addr, now.Add(declineTime))
 	if err := s.Store.Decline(ctx, addr, now.Add(declineTime)); err != nil {
 		return fmt.Errorf("decline %s: %w", addr, err)
 	}
@@ -329,9 +340,15 @@ func (s *Server) release(ctx context.Context, c *client) error {
 	if !ok || !c.subnet.Pool.Contains(addr) {
 		return nil
 	}
-	s.limits.release(c)
-	if err := s.Store.Release(ctx, c.mac, addr); err != nil {
+	_, has, err := s.Store.MayHave(ctx, c.subnet, c.mac, c.id, addr, s.Now())
+	if err == nil && has {
+		err = s.Store.Release(ctx, c.mac, addr)
+	}
+	if err != nil {
 		return fmt.Errorf("release %s: %w", addr, err)
+	}
+	if has { // else it keeps another, which counts
+		s.limits.release(c)
 	}
 	return nil
 }
@@ -407,7 +424,7 @@ func (s *Server) unknown(ctx context.Context, c *client, addr netip.Addr) {
 	if !s.seen.first(fmt.Sprintf("unknown %s %s %t", c.mac, c.req.TransactionID, addr.IsValid()), now, time.Minute) {
 		return
 	}
-	if !s.strange.allow(now, maxStrangers) {
+	if !s.strange.allow(now, time.Second, maxStrangers) {
 		return // a flood; who is really there asks again
 	}
 	r := Classify(c.req)
@@ -434,7 +451,9 @@ func (s *Server) refused(ctx context.Context, c *client, p boot.Plan) {
 	if !s.seen.first("refused "+c.mac.String()+p.Reason, s.Now(), 5*time.Minute) {
 		return
 	}
-	s.Log.Warn("boot refused", "mac", c.mac, "node", c.name(), "reason", p.Reason)
+	if s.lines.allow(s.Now(), time.Minute, maxLines) {
+		s.Log.Warn("boot refused", "mac", c.mac, "node", c.name(), "reason", p.Reason)
+	}
 	s.event(ctx, dsas.Event{Node: c.name(), MAC: c.mac, Kind: dsas.KindRefused, Message: p.Reason})
 }
 

@@ -30,6 +30,9 @@ type Store interface {
 	Offer(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (dsas.Lease, error)
 	// LeaseFor is Offer, and the lease is on disk when it returns.
 	LeaseFor(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (dsas.Lease, error)
+	// MayHave tells whether LeaseFor would give mac just addr, and whether mac
+	// was given or offered it before. It sets nothing aside.
+	MayHave(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, addr netip.Addr, now time.Time) (may, has bool, err error)
 	// Release ends mac's lease of addr; that there is none is no error.
 	Release(ctx context.Context, mac dsas.MAC, addr netip.Addr) error
 	// Decline takes addr out of use until then.
@@ -88,6 +91,7 @@ const (
 	workers      = 128
 	queue        = 16 // packets waiting for one worker
 	maxStrangers = 50 // unknown MACs recorded in one second
+	maxLines     = 60 // lines a minute that anybody can have logged
 )
 
 // Server answers on its listeners.
@@ -97,6 +101,7 @@ type Server struct {
 	known    *macs // nodes' MACs that asked already: they go first
 	limits   *admission
 	strange  window // unknown MACs recorded this second
+	lines    window // logged this minute
 	checks   checks
 	ports    *recentPorts
 	count    *counters
@@ -258,7 +263,7 @@ func (s *Server) serve(ctx context.Context, l *link) error {
 			s.count.drop(DropMalformed)
 			continue
 		}
-		q := queues[int(buf[33])%workers] // chaddr's last byte
+		q := queues[workerOf(dsas.MAC(buf[28:34]))]
 		lane := q.others
 		if s.known.has(dsas.MAC(buf[28:34])) {
 			lane = q.known
@@ -272,6 +277,23 @@ func (s *Server) serve(ctx context.Context, l *link) error {
 			}
 		}
 	}
+}
+
+// workerOf deals MACs (chaddr) to workers. All bytes count: the boxes of a rack
+// are often numbered in steps of 4 or 16.
+func workerOf(m dsas.MAC) int {
+	h := uint32(2166136261) // FNV-1a
+	for _, b := range m {
+		h = (h ^ uint32(b)) * 16777619
+	}
+	return int((h>>16 ^ h) % workers)
+}
+
+// news tells whether to log what anybody on the segment can bring about: the
+// same once in d, and of made-up keys (MACs, relays) no more than a person reads.
+func (s *Server) news(key string, d time.Duration) bool {
+	now := s.Now()
+	return s.seen.first(key, now, d) && s.lines.allow(now, time.Minute, maxLines)
 }
 
 // read gives the next packet; unicast: it was sent to an address of ours.
@@ -291,7 +313,7 @@ func (s *Server) packet(ctx context.Context, l *link, p received) {
 	req, err := parse(p.data)
 	if err != nil {
 		s.count.drop(DropMalformed)
-		if s.seen.first(l.name+" parse", s.Now(), time.Minute) {
+		if s.news(l.name+" parse", time.Minute) {
 			s.Log.Info("DHCP packet not understood", "interface", l.name, "from", p.from, "err", err)
 		}
 		return
@@ -337,7 +359,7 @@ func (s *Server) notAnswered(l *link, req *dhcpv4.DHCPv4, err error) {
 	if why == DropLimit {
 		key = err.Error() // names the port
 	}
-	if s.seen.first(key, s.Now(), time.Minute) {
+	if s.news(key, time.Minute) {
 		s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr.String(), "type", req.MessageType(), "interface", l.name, "reason", why, "err", err)
 	}
 }

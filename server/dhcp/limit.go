@@ -31,10 +31,11 @@ type admission struct {
 	swept  time.Time
 }
 
-// holder is a MAC in a subnet.
+// holder is a MAC in a subnet; or an address that one declined, and may again.
 type holder struct {
-	subnet netip.Prefix
-	mac    dsas.MAC
+	subnet   netip.Prefix
+	mac      dsas.MAC
+	declined netip.Addr
 }
 
 type scope struct {
@@ -56,10 +57,13 @@ func newAdmission() *admission {
 // the pool's.
 func (a *admission) admit(c *client, size int, taken bool, now, until time.Time) error {
 	via, port := c.relay.via(c.link.name), c.relay.port(c.link.name)
-	key := holder{c.subnet.Prefix, c.mac}
+	key := holder{subnet: c.subnet.Prefix, mac: c.mac}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	old, had := a.held[key]
+	if had && old.taken && !taken && old.until.After(until) {
+		taken, until = true, old.until // it is offered what it has, and keeps it
+	}
 	if had {
 		a.forget(key, old)
 	}
@@ -141,23 +145,38 @@ func (a *admission) sweep(now time.Time) {
 func (a *admission) release(c *client) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	key := holder{c.subnet.Prefix, c.mac}
+	key := holder{subnet: c.subnet.Prefix, mac: c.mac}
 	if h, ok := a.held[key]; ok {
 		a.forget(key, h)
 	}
 }
 
-// window lets a number of things through each second.
+// declined counts an address against c's port as long as it is out of use.
+func (a *admission) declined(c *client, addr netip.Addr, until time.Time) {
+	port := c.relay.port(c.link.name)
+	if port == "" {
+		return // nothing counts these
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := holder{c.subnet.Prefix, dsas.MAC{}, addr}
+	if h, ok := a.held[key]; ok {
+		a.forget(key, h)
+	}
+	a.remember(key, hold{port: port, until: until, taken: true})
+}
+
+// window lets a number of things through in each span of time.
 type window struct {
 	mu    sync.Mutex
 	since time.Time
 	n     int
 }
 
-func (w *window) allow(now time.Time, max int) bool {
+func (w *window) allow(now time.Time, span time.Duration, max int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if d := now.Sub(w.since); d >= time.Second || d < 0 {
+	if d := now.Sub(w.since); d >= span || d < 0 {
 		w.since, w.n = now, 0
 	}
 	w.n++

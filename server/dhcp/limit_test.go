@@ -3,8 +3,10 @@ package dhcp
 import (
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"dsas"
+	"dsas/server/dhcp/dhcptest"
 )
 
 func madeUp(i uint32) (m dsas.MAC) {
@@ -113,5 +116,118 @@ func TestARPSender(t *testing.T) {
 	}
 	for i := range f {
 		arpSender(f[:i]) // must not panic
+	}
+}
+
+// takes counts what is asked of the store that sets an address aside.
+type takes struct {
+	*dhcptest.Store
+	n int
+}
+
+func (s *takes) Offer(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+	s.n++
+	return s.Store.Offer(ctx, sub, mac, id, want, now)
+}
+
+func (s *takes) LeaseFor(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+	s.n++
+	return s.Store.LeaseFor(ctx, sub, mac, id, want, now)
+}
+
+// TestRefusedTakesNothing: a REQUEST that is refused and a DECLINE of what one
+// never had set nothing aside: no limit counts them.
+func TestRefusedTakesNothing(t *testing.T) {
+	b := newBench(t)
+	b.ask(strangeMAC, dhcpv4.MessageTypeRequest, optIP(50, "10.77.0.200"))
+	st := &takes{Store: b.store}
+	b.s.Store = st
+	for i := range uint32(20) {
+		if r := b.ask(madeUp(i), dhcpv4.MessageTypeRequest, optIP(50, "10.77.0.200")); r == nil || r.msg.MessageType() != dhcpv4.MessageTypeNak {
+			t.Errorf("REQUEST of another's lease: %+v; want a NAK", r)
+		}
+		b.ask(madeUp(i), dhcpv4.MessageTypeRequest, optIP(50, "10.77.0.9"))
+		b.ask(madeUp(i), dhcpv4.MessageTypeDecline, optIP(50, "10.77.0.201"), optIP(54, "10.77.0.1"))
+	}
+	if st.n != 0 {
+		t.Errorf("%d addresses were set aside; want none", st.n)
+	}
+	if l, ok := b.store.Lease(netip.MustParseAddr("10.77.0.201")); ok {
+		t.Errorf("10.77.0.201 = %+v; want it free", l)
+	}
+}
+
+// TestPortLimitHolds: a port gets no more of a pool with tricks than without.
+func TestPortLimitHolds(t *testing.T) {
+	port := opt(82, 1, 4, 'e', 'v', 'i', 'l')
+	offered := func(r *reply) string {
+		if r == nil {
+			return ""
+		}
+		return r.msg.YourIPAddr.String()
+	}
+	for name, trick := range map[string]func(b *bench, mac dsas.MAC, addr string){
+		"asking again": func(b *bench, mac dsas.MAC, addr string) {
+			b.ask(mac, dhcpv4.MessageTypeRequest, optIP(50, addr), port)
+			b.ask(mac, dhcpv4.MessageTypeDiscover, port)
+			b.now = b.now.Add(61 * time.Second)
+		},
+		"releasing what is another's": func(b *bench, mac dsas.MAC, addr string) {
+			b.ask(mac, dhcpv4.MessageTypeRequest, optIP(50, addr), port)
+			b.ask(mac, dhcpv4.MessageTypeRelease, ip("10.77.0.230"), port)
+		},
+		"declining": func(b *bench, mac dsas.MAC, addr string) {
+			b.ask(mac, dhcpv4.MessageTypeRequest, optIP(50, addr), port)
+			b.ask(mac, dhcpv4.MessageTypeDecline, optIP(50, addr), optIP(54, "10.77.0.1"), port)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			sub := near
+			sub.Pool, sub.PortLimit = dsas.Range{First: netip.MustParseAddr("10.77.0.192"), Last: netip.MustParseAddr("10.77.0.239")}, 4
+			b.s.Subnets[0], b.s.poolSize[0], b.l = sub, sub.PoolSize(), testLink(sub)
+			got := map[string]bool{}
+			for i := range uint32(12) {
+				mac := madeUp(i)
+				if a := offered(b.ask(mac, dhcpv4.MessageTypeDiscover, port)); a != "" {
+					got[a] = true
+					trick(b, mac, a)
+				}
+			}
+			if len(got) != 4 {
+				t.Errorf("the port got %d addresses; want 4, its limit", len(got))
+			}
+		})
+	}
+}
+
+// TestLogFlood: made-up relays fill no log.
+func TestLogFlood(t *testing.T) {
+	b := newBench(t)
+	var said logBuffer
+	b.s.Log = slog.New(slog.NewTextHandler(&said, nil))
+	for i := range 1000 {
+		m, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeDiscover), dhcpv4.WithHwAddr(madeUp(uint32(i)).HardwareAddr()), dhcpv4.WithGatewayIP(net.IPv4(172, 16, byte(i>>8), byte(i))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.OpCode = dhcpv4.OpcodeBootRequest
+		b.s.packet(t.Context(), b.l, received{data: m.ToBytes()})
+	}
+	if n := strings.Count(said.String(), "\n"); n == 0 || n > maxLines {
+		t.Errorf("%d lines in the log; want some, at most %d", n, maxLines)
+	}
+}
+
+// TestWorkerOf: a rack whose MACs are numbered in steps fills no worker's queue.
+func TestWorkerOf(t *testing.T) {
+	for _, step := range []uint32{1, 2, 4, 8, 16, 64, 256} {
+		var per [workers]int
+		for i := range uint32(400) {
+			per[workerOf(madeUp(i*step))]++
+		}
+		if most := slices.Max(per[:]); most > queue {
+			t.Errorf("MACs in steps of %d: one worker has %d of 400; want at most %d, its queue", step, most, queue)
+		}
 	}
 }

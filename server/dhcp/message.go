@@ -10,6 +10,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
+	"dsas"
 	"dsas/server/boot"
 )
 
@@ -30,6 +31,9 @@ type reply struct {
 	direct net.HardwareAddr
 	// probe: to be sent only if nobody else is found to use this address.
 	probe netip.Addr
+	// heldBy is who has a lease of it: another MAC with the same client id. A
+	// box that changed its NIC answers no more with the old one.
+	heldBy dsas.MAC
 	// seen is what the request tells of where the client hangs, to be recorded.
 	seen *client
 }

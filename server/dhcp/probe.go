@@ -182,20 +182,40 @@ func (s *Server) probeAndSend(ctx context.Context, l *link, r *reply) {
 			s.sendReply(ctx, l, r)
 			return
 		}
+		if who == r.heldBy {
+			if s.news("same id "+c.id, time.Hour) {
+				s.Log.Warn("two boxes have the same DHCP client id; each gets an address of its own (copies of one installation often have the same /etc/machine-id)", "id", c.id, "mac", c.mac, "other", who)
+			}
+			c.id = "" // as if it had none
+			if r = s.offerAnew(ctx, l, c); r == nil {
+				return
+			}
+			continue
+		}
 		s.Log.Warn("a pool address is in use by a box that did not get it from us; it is left alone for a while", "address", r.probe, "by", who, "subnet", c.subnet.Prefix)
 		s.event(ctx, dsas.Event{MAC: who, Kind: dsas.KindRefused, Message: fmt.Sprintf("pool address %s is in use by %s, which did not get it from this server", r.probe, who)})
 		work, cancel := context.WithTimeout(ctx, answerWithin)
 		err := s.Store.Decline(work, r.probe, s.Now().Add(declineTime))
-		var next *reply
-		if err == nil {
-			next, err = s.discover(work, c)
-		}
 		cancel()
-		if err != nil || next == nil {
+		if err != nil {
 			s.notAnswered(l, c.req, err)
 			return
 		}
-		r = next
+		if r = s.offerAnew(ctx, l, c); r == nil {
+			return
+		}
 	}
 	s.count.drop(DropNoAddress)
+}
+
+// offerAnew is discover once more, nil where nothing is to be offered.
+func (s *Server) offerAnew(ctx context.Context, l *link, c *client) *reply {
+	work, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	r, err := s.discover(work, c)
+	if err != nil || r == nil {
+		s.notAnswered(l, c.req, err)
+		return nil
+	}
+	return r
 }

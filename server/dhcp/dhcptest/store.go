@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -114,6 +115,11 @@ func (s *Store) find(sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, 
 			return got, err
 		}
 	}
+	for a, l := range s.leases { // a box that changed its NIC
+		if strings.HasPrefix(id, "ff") && l.ClientID == id && !l.Declined && sub.Pool.Contains(a) {
+			return l, nil
+		}
+	}
 	if want.IsValid() && free(want) {
 		return give(want)
 	}
@@ -130,6 +136,7 @@ func (s *Store) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id st
 	s.mu.Lock()
 	l, err := s.find(sub, mac, id, want, now)
 	if err == nil {
+		l.MAC, l.ClientID, l.Expires = mac, id, now.Add(sub.Lease)
 		s.leases[l.Address] = l
 	}
 	s.mu.Unlock()
@@ -137,6 +144,14 @@ func (s *Store) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id st
 		s.Written(l)
 	}
 	return l, err
+}
+
+// MayHave tells whether mac would get just that address.
+func (s *Store) MayHave(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id string, a netip.Addr, now time.Time) (may, has bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, err := s.find(sub, mac, id, a, now)
+	return err == nil && l.Address == a, err == nil && l.Address == a && l.Held, nil
 }
 
 // Release ends a lease.
