@@ -30,7 +30,7 @@ BENCH_PACKAGES := kea-dhcp4-server dnsmasq-base nginx-light tftp-hpa atftp libwr
 # Peers that are unpacked, not installed: their packages would start them.
 BENCH_PEERS := tftpd-hpa atftpd
 TEST_PACKAGES := busybox qemu-system-arm qemu-efi-aarch64 chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
-	e2fsprogs xfsprogs fdisk dhcpcd-base isc-dhcp-relay
+	e2fsprogs xfsprogs fdisk dhcpcd-base isc-dhcp-relay systemd binutils
 
 # One step installs what the next one needs.
 .NOTPARALLEL:
@@ -94,6 +94,7 @@ e2e: build
 
 # All tests, with those matrices that take too long for every change.
 test-long: test-deps build check
+	$(call install,lintian)
 	DSAS_CI=1 DSAS_LONG=1 DSAS_E2E=1 $(GO) test -count=1 -p 1 -timeout 240m ./...
 
 bench: deps build

@@ -139,7 +139,11 @@ func TestMetricsNames(t *testing.T) {
 		list = append(list, httpMetrics(httpboot.Stats{Requests: map[string]uint64{"script": 2}, Errors: map[string]uint64{"404": 1}, Boots: 4})...)
 		return append(list, tftpMetrics(tftp.Stats{Transfers: map[tftp.FileOutcome]uint64{{File: "snponly.efi", Outcome: tftp.Sent}: 7}, Bytes: 9})...), err
 	}
-	w := get(metrics.New("1", time.Now(), source, d.log).Handler(), "/metrics", "127.0.0.1:1")
+	figures := metrics.New("1", time.Now(), source, d.log)
+	if _, err := figures.Follow(t.Context(), d.store); err != nil {
+		t.Fatal(err)
+	}
+	w := get(figures.Handler(), "/metrics", "127.0.0.1:1")
 	if w.Code != 200 {
 		t.Fatalf("GET /metrics = %d %s", w.Code, w.Body)
 	}
@@ -150,6 +154,15 @@ func TestMetricsNames(t *testing.T) {
 	} {
 		if !strings.Contains(w.Body.String(), want+"\n") {
 			t.Errorf("metrics lack %s", want)
+		}
+	}
+	doc, err := os.ReadFile("../../docs/monitoring.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(w.Body.String()) {
+		if f := strings.Fields(line); len(f) == 4 && f[1] == "TYPE" && strings.HasPrefix(f[2], "dsas_") && !strings.Contains(string(doc), "`"+f[2]) {
+			t.Errorf("docs/monitoring.md lacks %s", f[2])
 		}
 	}
 	problems, err := promlint.New(strings.NewReader(w.Body.String())).Lint()
