@@ -96,6 +96,14 @@ func backupFolder(dir string) (path string, done func(), err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", nil, err
 	}
+	// What is around it is the server's, and this may be root: nothing is written
+	// through what the server's user put there.
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return "", nil, err
+	} else if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() {
+		return "", nil, fmt.Errorf("%s is no folder that user %s made for a backup; remove it: %w", dir, userName(os.Geteuid()), dsas.ErrConflict)
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return "", nil, err
@@ -130,7 +138,7 @@ func addConfig(m *backup.Manifest, req backupRequest) error {
 		}
 	}
 	return m.AddTree(inRoles, req.Config.Roles, func(path string) {
-		req.Warn(path + " is neither file nor folder, and not in the backup")
+		req.Warn(path + " is neither file, link nor folder, and not in the backup")
 	})
 }
 

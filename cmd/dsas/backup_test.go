@@ -140,6 +140,10 @@ func addNode(t *testing.T, s *store.Store, n int) error {
 func TestBackupRestore(t *testing.T) {
 	from := newServedBox(t)
 	from.write("etc/roles/mine/role.yaml", "name: mine\n")
+	from.write("etc/roles/mine/files/etc/real", "text")
+	if err := os.Symlink("real", filepath.Join(from.etc, "roles/mine/files/etc/link")); err != nil {
+		t.Fatal(err)
+	}
 	from.write("state/tls.crt", "certificate")
 	from.write("state/tls.key", "its key")
 	images, err := blobs.Open(filepath.Join(from.state, "images"))
@@ -202,6 +206,12 @@ func TestBackupRestore(t *testing.T) {
 				if got, err := os.ReadFile(filepath.Join(filepath.Dir(to.state), name)); err != nil || string(got) != want {
 					t.Errorf("%s = %q, %v; want %q", name, got, err, want)
 				}
+			}
+			if got, err := os.Readlink(filepath.Join(to.etc, "roles/mine/files/etc/link")); err != nil || got != "real" {
+				t.Errorf("a role's link = %q, %v; want it to lead to real", got, err)
+			}
+			if out := to.must(append(append([]string{"restore", "--dry-run"}, c.restore...), file)...); strings.Contains(out, "link  (replaced)") {
+				t.Errorf("the same again would replace the link:\n%s", out)
 			}
 			have, err := blobs.Open(filepath.Join(to.state, "images"))
 			if err != nil {
@@ -356,6 +366,48 @@ func TestRestoreElsewhere(t *testing.T) {
 	to.must("restore", "--no-config", file)
 	if got := to.nodes(); !slices.Equal(got, []string{"w001"}) {
 		t.Errorf("nodes = %q; want w001", got)
+	}
+}
+
+// TestBackupOfLinks: roles that are elsewhere are in the backup, links that
+// were there are kept aside; and a backup is not made through a link.
+func TestBackupOfLinks(t *testing.T) {
+	from, to := newServedBox(t), newServedBox(t)
+	from.store().Close()
+	from.write("git/mine/role.yaml", "name: mine\n")
+	roles := filepath.Join(from.etc, "roles")
+	link := func(target, at string) {
+		t.Helper()
+		os.Remove(at)
+		if err := os.Symlink(target, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link("../git", roles)
+	link("new", filepath.Join(from.etc, "../git/mine/link"))
+	file := filepath.Join(t.TempDir(), "b")
+	from.must("backup", file)
+	to.write("etc/roles/mine/role.yaml", "name: mine\n")
+	there := filepath.Join(to.etc, "roles/mine/link")
+	link("old", there)
+	if _, err := to.run("restore", file); !errors.Is(err, dsas.ErrConflict) {
+		t.Errorf("restore over another link without --force = %v; want ErrConflict", err)
+	}
+	to.must("restore", "--force", file)
+	if got, err := os.Readlink(there); err != nil || got != "new" {
+		t.Errorf("the link = %q, %v; want new", got, err)
+	}
+	kept, _ := filepath.Glob(filepath.Join(to.state, "before-restore-*/roles/mine/link"))
+	if len(kept) != 1 {
+		t.Fatalf("kept aside: %q; want the link", kept)
+	}
+	if got, err := os.Readlink(kept[0]); err != nil || got != "old" {
+		t.Errorf("the link kept aside = %q, %v; want old", got, err)
+	}
+
+	link(t.TempDir(), filepath.Join(from.state, "backup.tmp"))
+	if _, err := from.run("backup", file); !errors.Is(err, dsas.ErrConflict) {
+		t.Errorf("backup with a link in its folder's place = %v; want ErrConflict", err)
 	}
 }
 

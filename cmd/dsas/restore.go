@@ -203,17 +203,13 @@ func (r *restorer) run(ctx context.Context) (out restored, err error) {
 		return out, err
 	}
 	for _, i := range plan.Items {
-		if i.Staged == "" {
+		if i.Staged == "" && i.Link == "" {
 			continue
 		}
 		out.Places = append(out.Places, i.To)
-		// Now, not half-way through the files.
-		if there, err := os.Lstat(i.To); err == nil && !there.Mode().IsRegular() {
-			return out, fmt.Errorf("%s is no regular file, and would be replaced by one: move it away first, or use --no-config: %w", i.To, dsas.ErrConflict)
-		}
-		if same, err := sameFile(filepath.Join(r.stage, i.Staged), i.To); err != nil {
+		if d, err := r.compare(i); err != nil {
 			return out, err
-		} else if same == differs {
+		} else if d == differs {
 			out.Replaced = append(out.Replaced, i.To)
 		}
 	}
@@ -233,6 +229,31 @@ func (r *restorer) run(ctx context.Context) (out restored, err error) {
 	return out, err
 }
 
+// compare says what is at an item's place, and refuses what cannot be replaced:
+// now, not half-way through the files.
+func (r *restorer) compare(i backup.Item) (sameness, error) {
+	there, err := os.Lstat(i.To)
+	if errors.Is(err, fs.ErrNotExist) {
+		return absent, nil
+	}
+	if err != nil {
+		return differs, err
+	}
+	if i.Link != "" && there.Mode().Type() == os.ModeSymlink {
+		if to, err := os.Readlink(i.To); err != nil || to == i.Link {
+			return same, err
+		}
+		return differs, nil
+	}
+	if !there.Mode().IsRegular() {
+		return differs, fmt.Errorf("%s is no regular file, and would be replaced: move it away first, or use --no-config: %w", i.To, dsas.ErrConflict)
+	}
+	if i.Link != "" {
+		return differs, nil
+	}
+	return sameFile(filepath.Join(r.stage, i.Staged), i.To)
+}
+
 // take puts one file of the backup into the stage, and content by digest into
 // the image store, where it harms nobody.
 func (r *restorer) take(ctx context.Context, f backup.File, in io.Reader) error {
@@ -245,6 +266,9 @@ func (r *restorer) take(ctx context.Context, f backup.File, in io.Reader) error 
 			err = fmt.Errorf("digest %s, want %s: the backup is damaged: %w", d.Short(), f.Digest.Short(), dsas.ErrInvalid)
 		}
 		return err
+	}
+	if f.Link != "" {
+		return nil // it is made in its place: nothing may be staged through it
 	}
 	to := filepath.Join(r.stage, filepath.FromSlash(f.Name))
 	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
@@ -275,6 +299,9 @@ func (r *restorer) plan() (backup.Plan, error) {
 	}
 	for _, f := range r.m.Files {
 		i := backup.Item{Staged: f.Name, Aside: f.Name, Mode: f.Mode}
+		if f.Link != "" {
+			i.Staged, i.Link = "", f.Link
+		}
 		if os.Geteuid() != 0 {
 			i.UID, i.GID = r.owner.uid, r.owner.gid // nobody else's can be made
 		}

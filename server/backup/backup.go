@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -45,6 +46,9 @@ type File struct {
 	Size   int64       `json:"size"` // bytes
 	Mode   os.FileMode `json:"mode"`
 	Digest dsas.Digest `json:"digest"`
+	// Link is where a symbolic link leads; it has no content. Role definitions
+	// have them, nothing else.
+	Link string `json:"link,omitempty"`
 
 	source string // where it lies while a backup is written
 }
@@ -91,16 +95,19 @@ func (m *Manifest) Add(name, path string) error {
 	return nil
 }
 
-// AddTree notes all regular files below dir; what is neither file nor folder
-// is given to skipped.
+// AddTree notes all files and symbolic links below dir, which may itself be a
+// link; what is neither those nor a folder is given to skipped.
 func (m *Manifest) AddTree(name, dir string, skipped func(path string)) error {
+	if to, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = to
+	}
 	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
 		case e.IsDir():
 			return nil
-		case !e.Type().IsRegular():
+		case !e.Type().IsRegular() && e.Type() != os.ModeSymlink:
 			skipped(path)
 			return nil
 		}
@@ -108,7 +115,16 @@ func (m *Manifest) AddTree(name, dir string, skipped func(path string)) error {
 		if err != nil {
 			return err
 		}
-		return m.Add(name+"/"+filepath.ToSlash(rel), path)
+		rel = name + "/" + filepath.ToSlash(rel)
+		if e.Type().IsRegular() {
+			return m.Add(rel, path)
+		}
+		to, err := os.Readlink(path)
+		if err != nil {
+			return err
+		}
+		m.Files = append(m.Files, File{Name: rel, Mode: 0o777, Link: to, Digest: digestOf(sha256.New().Sum(nil))})
+		return nil
 	})
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -228,12 +244,15 @@ func write(ctx context.Context, out io.Writer, m Manifest, recipients []age.Reci
 }
 
 func putHeader(t *tar.Writer, f File, at time.Time) error {
-	return t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: f.Name, Size: f.Size, Mode: int64(f.Mode.Perm()), ModTime: at, Format: tar.FormatPAX})
+	return t.WriteHeader(&tar.Header{Typeflag: f.typeflag(), Linkname: f.Link, Name: f.Name, Size: f.Size, Mode: int64(f.Mode.Perm()), ModTime: at, Format: tar.FormatPAX})
 }
 
 // writeOne writes a file, and fails where it is not what the manifest says: it
 // was changed meanwhile, or is damaged.
 func writeOne(ctx context.Context, t *tar.Writer, f File, at time.Time) error {
+	if f.Link != "" {
+		return putHeader(t, f, at)
+	}
 	in, err := os.Open(f.source)
 	if err != nil {
 		return err
@@ -254,6 +273,36 @@ func writeOne(ctx context.Context, t *tar.Writer, f File, at time.Time) error {
 }
 
 func digestOf(sum []byte) dsas.Digest { return dsas.Digest("sha256:" + hex.EncodeToString(sum)) }
+
+func (f *File) typeflag() byte {
+	if f.Link != "" {
+		return tar.TypeSymlink
+	}
+	return tar.TypeReg
+}
+
+// checkLinks refuses links where no backup of ours has them, and files that
+// would be put through one.
+func checkLinks(files []File) error {
+	links := map[string]bool{}
+	for _, f := range files {
+		if f.Link == "" {
+			continue
+		}
+		if !strings.HasPrefix(f.Name, "roles/") || f.Size != 0 {
+			return fmt.Errorf("file %q in the backup: not a link that a backup has: %w", f.Name, dsas.ErrInvalid)
+		}
+		links[f.Name] = true
+	}
+	for _, f := range files {
+		for dir := path.Dir(f.Name); dir != "."; dir = path.Dir(dir) {
+			if links[dir] {
+				return fmt.Errorf("file %q in the backup is below a link: %w", f.Name, dsas.ErrInvalid)
+			}
+		}
+	}
+	return nil
+}
 
 // checkName refuses a name that could lead out of a folder, or that no backup
 // of ours has.

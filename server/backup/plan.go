@@ -17,10 +17,11 @@ const StageName = "restore.new"
 
 const planName = "plan.json"
 
-// Item is one file that a restore puts in its place, or, without a Staged
-// name, takes away from there.
+// Item is one file or link that a restore puts in its place, or, with neither a
+// Staged name nor a Link, takes away from there.
 type Item struct {
 	Staged string      `json:"staged,omitempty"` // below the stage
+	Link   string      `json:"link,omitempty"`   // a symbolic link to there, which is staged nowhere
 	To     string      `json:"to"`               // absolute
 	Mode   os.FileMode `json:"mode,omitempty"`
 	UID    int         `json:"uid"`
@@ -115,7 +116,7 @@ func place(stage, aside string, i Item, step func(string)) error {
 		return err
 	}
 	step("place " + i.To)
-	if i.Staged == "" {
+	if i.Staged == "" && i.Link == "" {
 		if err := os.Remove(i.To); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
@@ -125,7 +126,11 @@ func place(stage, aside string, i Item, step func(string)) error {
 		return err
 	}
 	tmp := i.To + ".restored"
-	if err := copyFile(filepath.Join(stage, i.Staged), tmp, i.Mode.Perm(), i.UID, i.GID); err != nil {
+	if i.Link != "" {
+		if err := link(i.Link, tmp); err != nil {
+			return err
+		}
+	} else if err := copyFile(filepath.Join(stage, i.Staged), tmp, i.Mode.Perm(), i.UID, i.GID); err != nil {
 		return err
 	}
 	step("rename " + i.To)
@@ -145,19 +150,36 @@ func keep(path, old string) error {
 	if err != nil {
 		return err
 	}
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("it is no regular file; move it away first: %w", dsas.ErrConflict)
+	isLink := st.Mode().Type() == os.ModeSymlink
+	if !st.Mode().IsRegular() && !isLink {
+		return fmt.Errorf("it is neither file nor link; move it away first: %w", dsas.ErrConflict)
 	}
 	if err := os.MkdirAll(filepath.Dir(old), 0o700); err != nil {
 		return err
 	}
-	if err := copyFile(path, old+".part", st.Mode().Perm(), -1, -1); err != nil {
+	if isLink {
+		to, err := os.Readlink(path)
+		if err != nil {
+			return err
+		}
+		if err := link(to, old+".part"); err != nil {
+			return err
+		}
+	} else if err := copyFile(path, old+".part", st.Mode().Perm(), -1, -1); err != nil {
 		return err
 	}
 	if err := os.Rename(old+".part", old); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(old))
+}
+
+// link makes a symbolic link, in place of what a killed restore left there.
+func link(target, at string) error {
+	if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(target, at)
 }
 
 // copyFile leaves the whole file on disk, or an error.

@@ -72,6 +72,11 @@ func read(ctx context.Context, r io.Reader, ids Identities, sink Sink) (m Manife
 		if err := checkName(f.Name); err != nil {
 			return m, err
 		}
+	}
+	if err := checkLinks(m.Files); err != nil {
+		return m, err
+	}
+	for _, f := range m.Files {
 		if err := readOne(t, f, sink); err != nil {
 			return m, err
 		}
@@ -87,7 +92,7 @@ func readOne(t *tar.Reader, f File, sink Sink) error {
 	if err != nil {
 		return fmt.Errorf("%s is missing, the backup is damaged: %w: %w", f.Name, err, dsas.ErrInvalid)
 	}
-	if h.Name != f.Name || h.Size != f.Size || h.Typeflag != tar.TypeReg {
+	if h.Name != f.Name || h.Size != f.Size || h.Typeflag != f.typeflag() || h.Linkname != f.Link {
 		return fmt.Errorf("%s with %d bytes where the manifest has %s with %d: %w", h.Name, h.Size, f.Name, f.Size, dsas.ErrInvalid)
 	}
 	sum := sha256.New()
