@@ -153,6 +153,9 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
+		if a.JSON {
+			return a.writeJSON(restored{Aside: aside})
+		}
 		a.printf("finished; what was there is in %s\n", aside)
 		return nil
 	}

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
+	"slices"
+	"strings"
 
 	"dsas/server/loaders"
 )
@@ -36,6 +36,13 @@ type loaderView struct {
 	Remedy  string `json:"remedy,omitempty"`
 }
 
+func (v *loaderView) has() string {
+	if v.Size == 0 {
+		return "missing: " + v.Remedy
+	}
+	return size(v.Size)
+}
+
 // Run implements the command.
 func (c *loaderLsCmd) Run(_ context.Context, a *app) error {
 	cfg, err := c.load()
@@ -49,17 +56,12 @@ func (c *loaderLsCmd) Run(_ context.Context, a *app) error {
 	var views []loaderView
 	t := &table{head: []string{"LOADER", "PACKAGE", "SET", "SIZE"}}
 	for _, l := range list {
-		views = append(views, loaderView{l.Name, l.Package, l.Set, l.Size, l.Remedy})
-		has := size(l.Size)
-		if l.Size == 0 {
-			has = "missing: " + l.Remedy
-		}
-		t.row(l.Name, l.Package, or(l.Set), has)
+		v := loaderView{l.Name, l.Package, l.Set, l.Size, l.Remedy}
+		views = append(views, v)
+		t.row(v.Name, v.Package, or(v.Set), v.has())
 	}
 	if a.JSON {
-		enc := json.NewEncoder(a.stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(views)
+		return a.writeJSON(views)
 	}
 	return a.table(t, "No loaders.")
 }
@@ -85,6 +87,11 @@ func (c *loaderFetchCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	for _, set := range c.Sets {
+		if !slices.Contains(loaders.Sets(), set) {
+			return usagef("no loaders are called %q; there are %s", set, strings.Join(loaders.Sets(), " and "))
+		}
+	}
 	if err := loaders.Fetch(ctx, cfg.path("loaders"), c.Sets); err != nil {
 		return err
 	}
@@ -92,12 +99,17 @@ func (c *loaderFetchCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	var views []loaderView
 	for _, l := range list {
-		for _, set := range c.Sets {
-			if l.Set == set {
-				fmt.Fprintf(a.stdout, "%-14s %s, of %s\n", l.Name, size(l.Size), l.Package)
-			}
+		if slices.Contains(c.Sets, l.Set) {
+			views = append(views, loaderView{l.Name, l.Package, l.Set, l.Size, l.Remedy})
 		}
+	}
+	if a.JSON {
+		return a.writeJSON(views)
+	}
+	for _, v := range views {
+		a.printf("%-14s %s, of %s\n", v.Name, v.has(), v.Package)
 	}
 	return nil
 }

@@ -106,17 +106,17 @@ func noPendingRestore(state string) error {
 
 // finishRestore carries an interrupted restore to its end.
 func finishRestore(cfg config) (aside string, err error) {
+	stage := cfg.path(backup.StageName)
+	if pending, err := backup.Pending(stage); err != nil {
+		return "", err
+	} else if !pending {
+		return "", fmt.Errorf("no restore was interrupted in %s: %w", cfg.State, dsas.ErrNotFound)
+	}
 	unlock, err := lockState(cfg.State)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	stage := cfg.path(backup.StageName)
-	if pending, err := backup.Pending(stage); err != nil {
-		return "", err
-	} else if !pending {
-		return "", fmt.Errorf("no restore was interrupted: %w", dsas.ErrNotFound)
-	}
 	p, err := backup.Finish(stage, restoreStep)
 	return p.Aside, err
 }
@@ -127,6 +127,9 @@ var restoreStep func(string)
 // restoreBackup puts a backup in place.
 func restoreBackup(ctx context.Context, req restoreRequest) (out restored, err error) {
 	cfg := req.Config
+	if _, err := os.Stat(req.File); err != nil {
+		return out, fmt.Errorf("restore: %w", err)
+	}
 	owner, err := stateOwner(cfg.State)
 	if err != nil {
 		return out, fmt.Errorf("restore: %w", err)
