@@ -210,10 +210,13 @@ func (d *daemon) listenBoot() (err error) {
 			return err
 		}
 		d.socks.tftp = append(d.socks.tftp, t)
+		if d.cfg.NoRouterAdvertisement {
+			continue
+		}
 		if r, err := ra.Listen(name); err != nil {
 			// No IPv6 on the interface: then nobody solicits there either.
 			d.log.Warn("router solicitations are not answered", "err", err)
-		} else if !d.cfg.NoRouterAdvertisement {
+		} else {
 			d.socks.ra = append(d.socks.ra, r)
 		}
 	}
@@ -234,7 +237,7 @@ func (d *daemon) listenBoot() (err error) {
 
 // components wires the parts that run.
 func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
-	watch := &dhcp.Watch{Log: d.log.With("part", "dhcp"), Ears: d.socks.ears, Allow: d.cfg.AllowOtherDHCP, Event: dhcpStore{d.bootStore()}.Event}
+	watch := &dhcp.Watch{Log: d.log.With("part", "dhcp"), Ears: d.socks.ears, Allow: d.cfg.AllowOtherDHCP, Event: dhcpStore{d.bootStore()}.Event, In: d.inBootNetwork}
 	for _, s := range d.subnets {
 		watch.Own = append(watch.Own, s.Server)
 	}
@@ -261,7 +264,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 	events, cancelEvents := d.store.Subscribe()
 	list := []server.Named{
 		{Name: "tftp", Component: tftpd},
-		{Name: "ra", Component: &ra.Server{Log: d.log.With("part", "ra"), Conns: d.socks.ra}},
+		{Name: "ra", Component: &ra.Server{Log: d.log.With("part", "ra"), Conns: d.socks.ra, In: d.inBootNetwork}},
 		{Name: "changes", Component: server.Func(func(ctx context.Context) error {
 			defer cancelEvents()
 			return d.render.Run(ctx, events)

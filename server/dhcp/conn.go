@@ -86,10 +86,11 @@ func (c *Conn) start() {
 	}
 }
 
-// outlived tells whether the interface is no longer the one that c was opened
-// on: made anew (its index is another), with another MAC or other addresses.
-func (c *Conn) outlived(ifi *net.Interface, addrs []netip.Prefix) bool {
-	return ifi.Index != c.iface.Index || !bytes.Equal(ifi.HardwareAddr, c.iface.HardwareAddr) || !slices.Equal(addrs, c.addrs)
+// outlived tells whether an interface is no longer the one that something was
+// opened on: made anew (its index is another), with another MAC or other
+// addresses.
+func outlived(was net.Interface, had []netip.Prefix, ifi *net.Interface, addrs []netip.Prefix) bool {
+	return ifi.Index != was.Index || !bytes.Equal(ifi.HardwareAddr, was.HardwareAddr) || !slices.Equal(addrs, had)
 }
 
 // readPacket reads as ReadFrom does, and tells whether the packet was sent to

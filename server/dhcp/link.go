@@ -99,7 +99,7 @@ func (s *Server) watch(ctx context.Context, l *link) {
 			tell("gone", s.Log.Warn, "DHCP: the interface is gone; it is served again once it is back", "err", err)
 		case ifi.Flags&net.FlagUp == 0:
 			tell("down", s.Log.Warn, "DHCP: the interface is down; set it up with: ip link set "+l.name+" up")
-		case !now.raw.outlived(ifi, addrs):
+		case !outlived(now.raw.iface, now.raw.addrs, ifi, addrs):
 			tell("up", s.Log.Info, "DHCP: the interface is up again")
 		default:
 			if err := s.relisten(l); err != nil {

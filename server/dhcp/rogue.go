@@ -4,13 +4,11 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -48,26 +46,17 @@ func (o Other) String() string {
 type Ear struct {
 	conn  *packet.Conn
 	iface net.Interface
-	own   []netip.Addr
+	addrs []netip.Prefix
 }
 
 // OpenEar opens an Ear on the named interface; as [Listen], in the interface's
 // network namespace. CAP_NET_RAW is needed.
 func OpenEar(name string) (*Ear, error) {
-	ifi, err := net.InterfaceByName(name)
+	ifi, addrs, err := lookInterface(name)
 	if err != nil {
 		return nil, fmt.Errorf("listen for other DHCP servers on %s: %w", name, err)
 	}
-	e := &Ear{iface: *ifi}
-	addrs, err := ifi.Addrs()
-	if err != nil {
-		return nil, fmt.Errorf("addresses of %s: %w", name, err)
-	}
-	for _, a := range addrs {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
-			e.own = append(e.own, p.Addr())
-		}
-	}
+	e := &Ear{iface: *ifi, addrs: addrs}
 	filter, err := bpf.Assemble(serverFilter)
 	if err != nil {
 		return nil, fmt.Errorf("listen for other DHCP servers on %s: %w", name, err)
@@ -250,12 +239,7 @@ func heard(l []Other, o Other) bool {
 }
 
 func (e *Ear) isOwn(a netip.Addr) bool {
-	for _, o := range e.own {
-		if o == a {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.addrs, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
 func (e *Ear) askAgain(ctx context.Context, p probe) error {
@@ -271,166 +255,4 @@ func (e *Ear) askAgain(ctx context.Context, p probe) error {
 		}
 	}
 	return nil
-}
-
-// Watch notices other DHCP servers on the segments we serve. It asks once, when
-// it starts, and listens from then on. Without Allow, a server that answers the
-// question ends Run with an error, and so the whole server: two that give
-// addresses make a network in which nothing is certain. One that turns up later
-// is told, and ends nothing: nobody shall stop us by sending one packet.
-type Watch struct {
-	Log   *slog.Logger
-	Ears  []*Ear // Run closes them
-	Own   []netip.Addr
-	Allow bool // we were told that there is one
-	// Event records a fact; an error is logged.
-	Event func(context.Context, dsas.Event) error
-	Now   func() time.Time
-
-	done atomic.Bool // asked, and nobody answered
-	told *recent
-}
-
-// ErrOther: another DHCP server answers on a segment that we were to serve.
-var ErrOther = errors.New("another DHCP server answers")
-
-// Probing tells whether Run has yet to find out if there is another server.
-// dhcp.Server answers nodes meanwhile, so that a restart keeps no boot waiting,
-// and leaves strangers to ask again.
-func (w *Watch) Probing() bool { return !w.Allow && !w.done.Load() }
-
-// Run watches until ctx ends.
-func (w *Watch) Run(ctx context.Context) error {
-	if w.Now == nil {
-		w.Now = time.Now
-	}
-	w.told = newRecent(tellMost)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(ctx, func() {
-		for _, e := range w.Ears {
-			e.Close()
-		}
-	})
-	defer stop()
-	var wg sync.WaitGroup
-	mine := map[dhcpv4.TransactionID]bool{}
-	if !w.Allow {
-		for _, e := range w.Ears {
-			p, err := newProbe()
-			if err != nil {
-				return err
-			}
-			mine[p.xid] = true
-			wg.Go(func() {
-				if err := errors.Join(e.ask(p), e.askAgain(ctx, p)); err != nil && ctx.Err() == nil {
-					// No carrier, most often. What comes later is heard all the same.
-					w.Log.Warn("cannot ask if there is another DHCP server", "interface", e.Name(), "err", err)
-				}
-			})
-		}
-		wg.Go(func() {
-			select {
-			case <-ctx.Done():
-			case <-time.After(probeFor):
-				w.done.Store(true)
-				w.Log.Info("no other DHCP server answers; boxes that are not known are answered too")
-			}
-		})
-	}
-	for _, e := range w.Ears {
-		wg.Go(func() {
-			if err := w.listen(ctx, e, mine); err != nil {
-				cancel(err)
-			}
-		})
-	}
-	<-ctx.Done()
-	wg.Wait()
-	if err := context.Cause(ctx); errors.Is(err, ErrOther) {
-		return err
-	}
-	return nil
-}
-
-// Bounds of what is told: each server once in a while, and no more of them than
-// a person would read; the sender of a frame is anybody.
-const (
-	tellEvery = 10 * time.Minute
-	tellMost  = 20
-)
-
-// listen tells of every other server heard.
-func (w *Watch) listen(ctx context.Context, e *Ear, mine map[dhcpv4.TransactionID]bool) error {
-	ours := func(a netip.Addr) bool {
-		for _, o := range w.Own {
-			if o == a {
-				return true
-			}
-		}
-		return e.isOwn(a)
-	}
-	buf := make([]byte, 4096)
-	pause := 10 * time.Millisecond
-	for {
-		o, xid, err := e.hear(buf, ours)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return nil
-		case err != nil: // the interface is down for a moment
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, 2*time.Second)
-			continue
-		}
-		pause = 10 * time.Millisecond
-		if mine[xid] && w.Probing() {
-			return fmt.Errorf("%w: %s. Two servers would give the boxes of this segment different answers. Switch the other one off; "+
-				"or leave the addresses to it and start with --proxy-dhcp; or, if the two never answer the same box, start with --allow-other-dhcp", ErrOther, o)
-		}
-		w.tell(ctx, o)
-	}
-}
-
-// tell logs and records that a server was heard.
-func (w *Watch) tell(ctx context.Context, o Other) {
-	if !w.told.within(fmt.Sprint(o.Interface, o.Server, o.MAC), w.Now(), tellEvery) {
-		return
-	}
-	if w.Allow {
-		w.Log.Info("another DHCP server answers, as allowed", "interface", o.Interface, "server", o.Server, "server_mac", o.MAC, "mac", o.Client, "type", o.Type, "address", o.Address)
-		return
-	}
-	w.Log.Warn("another DHCP server answers", "interface", o.Interface, "server", o.Server, "server_mac", o.MAC, "mac", o.Client, "type", o.Type, "address", o.Address)
-	err := w.Event(ctx, dsas.Event{Time: w.Now(), Kind: dsas.KindServer, Message: "another DHCP server answers: " + o.String()})
-	if err != nil {
-		w.Log.Warn("event not recorded", "kind", dsas.KindServer, "err", err)
-	}
-}
-
-// within is first, but says no while as many keys as fit are fresh: a flood of
-// made-up keys is then silence.
-func (r *recent) within(key string, now time.Time, d time.Duration) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if t, ok := r.m[key]; ok && now.Sub(t) < d {
-		return false
-	}
-	if len(r.m) >= r.max {
-		for k, t := range r.m {
-			if now.Sub(t) >= d {
-				delete(r.m, k)
-			}
-		}
-		if len(r.m) >= r.max {
-			return false
-		}
-	}
-	r.m[key] = now
-	return true
 }

@@ -48,12 +48,19 @@ func newWire(t *testing.T) *wire {
 			}
 		})
 	}
+	w.lay()
+	return w
+}
+
+// lay lays the cable.
+func (w *wire) lay() {
+	t := w.t
+	t.Helper()
 	ipCmd(t, fmt.Sprintf("-n %s link add wire type veth peer name eth0 netns %s address %s", w.ours, w.other, w.otherMAC))
 	ipCmd(t, fmt.Sprintf("-n %s addr add 10.77.0.1/24 dev wire", w.ours))
 	ipCmd(t, fmt.Sprintf("-n %s addr add 10.77.0.2/24 dev eth0", w.other))
 	ipCmd(t, fmt.Sprintf("-n %s link set wire up", w.ours))
 	ipCmd(t, fmt.Sprintf("-n %s link set eth0 up", w.other))
-	return w
 }
 
 func (w *wire) ear() *Ear {
@@ -152,10 +159,11 @@ type watched struct {
 	events []dsas.Event
 }
 
-func watch(t *testing.T, e *Ear, allow bool) *watched {
+func watch(t *testing.T, w *wire, allow bool) *watched {
 	t.Helper()
 	x := &watched{done: make(chan error, 1)}
-	x.Watch = &Watch{Log: slog.New(slog.DiscardHandler), Ears: []*Ear{e}, Own: []netip.Addr{netip.MustParseAddr("10.77.0.1")}, Allow: allow,
+	x.Watch = &Watch{Log: slog.New(slog.DiscardHandler), Ears: []*Ear{w.ear()}, Own: []netip.Addr{netip.MustParseAddr("10.77.0.1")}, Allow: allow, every: 50 * time.Millisecond,
+		In: func(f func() error) error { return netns.Do(w.ours, f) },
 		Event: func(_ context.Context, e dsas.Event) error {
 			x.mu.Lock()
 			defer x.mu.Unlock()
@@ -179,7 +187,7 @@ func TestWatchRefuses(t *testing.T) {
 	t.Parallel()
 	w := newWire(t)
 	w.dnsmasq()
-	x := watch(t, w.ear(), false)
+	x := watch(t, w, false)
 	if !x.Probing() {
 		t.Error("Probing before the answer = false; want true")
 	}
@@ -203,7 +211,7 @@ func TestWatchRefuses(t *testing.T) {
 func TestWatchNotices(t *testing.T) {
 	t.Parallel()
 	w := newWire(t)
-	x := watch(t, w.ear(), false)
+	x := watch(t, w, false)
 	until(t, "the probe's end", func() bool { return !x.Probing() })
 	var conn *Conn
 	if err := netns.Do(w.other, func() (err error) {
@@ -257,11 +265,39 @@ func TestWatchNotices(t *testing.T) {
 	}
 }
 
+// TestWatchComesBack: an interface that was made anew is listened on.
+func TestWatchComesBack(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	x := watch(t, w, false)
+	ipCmd(t, "-n "+w.ours+" link del wire")
+	w.lay()
+	var conn *Conn
+	if err := netns.Do(w.other, func() (err error) {
+		conn, err = Listen("eth0")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	m, err := dhcpv4.New(dhcpv4.WithMessageType(dhcpv4.MessageTypeOffer), dhcpv4.WithHwAddr(strangeMAC.HardwareAddr()), optIP(54, "10.77.0.2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.OpCode = dhcpv4.OpcodeBootReply
+	until(t, "the other server's event", func() bool {
+		if err := conn.SendFrame(broadcastMAC, netip.MustParseAddrPort("10.77.0.2:67"), netip.MustParseAddrPort(all), m.ToBytes()); err != nil {
+			t.Fatal(err)
+		}
+		return len(x.told()) > 0
+	})
+}
+
 func TestWatchAllowed(t *testing.T) {
 	t.Parallel()
 	w := newWire(t)
 	w.dnsmasq()
-	x := watch(t, w.ear(), true)
+	x := watch(t, w, true)
 	if x.Probing() {
 		t.Error("Probing = true; want no probe where another server is allowed")
 	}

@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -22,12 +24,16 @@ import (
 type Server struct {
 	Log   *slog.Logger
 	Conns []*Conn
+	// In runs a function in the Conns' network namespace, where that is not the
+	// process's; nil: it is. Interfaces that were made anew are found in it.
+	In func(func() error) error
 }
 
 // Conn is an ICMPv6 socket that hears an interface's router solicitations.
 type Conn struct {
-	pc  *icmp.PacketConn
-	ifi net.Interface
+	pc    *icmp.PacketConn
+	name  string
+	index atomic.Int64 // the interface's
 }
 
 // allRouters is where solicitations go (RFC 4291 section 2.7.1).
@@ -55,7 +61,24 @@ func Listen(name string) (*Conn, error) {
 		pc.Close()
 		return nil, fmt.Errorf("listen for router solicitations on %s: %w", name, err)
 	}
-	return &Conn{pc, *ifi}, nil
+	c := &Conn{pc: pc, name: name}
+	c.index.Store(int64(ifi.Index))
+	return c, nil
+}
+
+// follow looks whether the interface was made anew: the kernel then knows
+// another under its name, which all routers' packets have to be asked for again.
+// The socket itself is bound to none and stays.
+func (c *Conn) follow() (again bool, err error) {
+	ifi, err := net.InterfaceByName(c.name)
+	if err != nil || int64(ifi.Index) == c.index.Load() {
+		return false, nil // it is gone, or as it was
+	}
+	if err := c.pc.IPv6PacketConn().JoinGroup(ifi, allRouters); err != nil {
+		return false, err
+	}
+	c.index.Store(int64(ifi.Index))
+	return true, nil
 }
 
 // advertisement is a router advertisement (RFC 4861 section 4.2): type 134,
@@ -73,16 +96,49 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	defer stop()
 	var wg sync.WaitGroup
+	wg.Go(func() { s.follow(ctx) })
 	for _, c := range s.Conns {
 		wg.Go(func() {
 			if err := c.answer(); err != nil && ctx.Err() == nil {
-				s.Log.Error("router solicitations are no longer answered; iPXE will wait for an IPv6 router", "interface", c.ifi.Name, "err", err)
+				s.Log.Error("router solicitations are no longer answered; iPXE will wait for an IPv6 router", "interface", c.name, "err", err)
 			}
 		})
 	}
 	<-ctx.Done()
 	wg.Wait()
 	return ctx.Err()
+}
+
+// follow keeps the Conns on their interfaces until ctx ends.
+func (s *Server) follow(ctx context.Context) {
+	in := s.In
+	if in == nil {
+		in = func(f func() error) error { return f() }
+	}
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	failed := map[*Conn]bool{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		for _, c := range s.Conns {
+			var again bool
+			err := in(func() (err error) {
+				again, err = c.follow()
+				return err
+			})
+			switch {
+			case err != nil && !failed[c]:
+				s.Log.Warn("the interface is back, and router solicitations are not answered there yet", "interface", c.name, "err", err)
+			case again:
+				s.Log.Info("the interface is back; router solicitations are answered again", "interface", c.name)
+			}
+			failed[c] = err != nil
+		}
+	}
 }
 
 // solicitation tells whether b is a router solicitation that may be answered
@@ -119,15 +175,15 @@ func (c *Conn) answer() error {
 			continue
 		}
 		failures = 0
-		if cm == nil || cm.IfIndex != c.ifi.Index || !solicitation(buf[:n], cm.HopLimit) {
+		if cm == nil || int64(cm.IfIndex) != c.index.Load() || !solicitation(buf[:n], cm.HopLimit) {
 			continue
 		}
 		to, ok := from.(*net.IPAddr)
 		if !ok || to.IP.IsUnspecified() {
 			to = &net.IPAddr{IP: net.ParseIP("ff02::1")} // has no address yet: to all nodes
 		}
-		out := &ipv6.ControlMessage{IfIndex: c.ifi.Index, HopLimit: 255}
-		if _, err := p.WriteTo(advertisement, out, &net.IPAddr{IP: to.IP, Zone: c.ifi.Name}); err != nil && errors.Is(err, net.ErrClosed) {
+		out := &ipv6.ControlMessage{IfIndex: cm.IfIndex, HopLimit: 255}
+		if _, err := p.WriteTo(advertisement, out, &net.IPAddr{IP: to.IP, Zone: strconv.Itoa(cm.IfIndex)}); err != nil && errors.Is(err, net.ErrClosed) {
 			return nil
 		}
 	}

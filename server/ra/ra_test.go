@@ -50,15 +50,20 @@ func newWire(t *testing.T) *wire {
 			}
 		})
 	}
-	for at, peer := range map[string]string{"wire": "nic", "other": "nic2"} {
-		w.run(w.server, "ip link add "+at+" type veth peer name "+peer+" netns "+w.client)
-		// Whose solicitations are counted must not solicit by itself.
-		w.run(w.client, "echo 0 > /proc/sys/net/ipv6/conf/"+peer+"/accept_ra")
-		w.run(w.client, "echo 0 > /proc/sys/net/ipv6/conf/"+peer+"/accept_dad; ip link set "+peer+" up")
-		w.run(w.server, "echo 0 > /proc/sys/net/ipv6/conf/"+at+"/accept_dad; ip link set "+at+" up")
-	}
+	w.lay("wire", "nic")
+	w.lay("other", "nic2")
 	w.linkLocal(w.server, "wire") // before that it drops all it gets
 	return w
+}
+
+// lay lays one wire.
+func (w *wire) lay(at, peer string) {
+	w.t.Helper()
+	w.run(w.server, "ip link add "+at+" type veth peer name "+peer+" netns "+w.client)
+	// Whose solicitations are counted must not solicit by itself.
+	w.run(w.client, "echo 0 > /proc/sys/net/ipv6/conf/"+peer+"/accept_ra")
+	w.run(w.client, "echo 0 > /proc/sys/net/ipv6/conf/"+peer+"/accept_dad; ip link set "+peer+" up")
+	w.run(w.server, "echo 0 > /proc/sys/net/ipv6/conf/"+at+"/accept_dad; ip link set "+at+" up")
 }
 
 func (w *wire) run(ns, script string) string {
@@ -80,7 +85,7 @@ func (w *wire) serve() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- (&ra.Server{Log: slog.New(slog.DiscardHandler), Conns: []*ra.Conn{c}}).Run(ctx)
+		done <- (&ra.Server{Log: slog.New(slog.DiscardHandler), Conns: []*ra.Conn{c}, In: func(f func() error) error { return netns.Do(w.server, f) }}).Run(ctx)
 	}()
 	return func() {
 		cancel()
@@ -261,6 +266,22 @@ func TestKernelSolicits(t *testing.T) {
 	}
 	if out := w.run(w.client, "ip -6 route show default"); out != "" {
 		t.Errorf("default route = %q; want none: an advertisement of lifetime 0 makes no router", out)
+	}
+}
+
+// TestComesBack: an interface that was made anew is served.
+func TestComesBack(t *testing.T) {
+	w := newWire(t)
+	defer w.serve()()
+	w.run(w.server, "ip link del wire")
+	w.lay("wire", "nic")
+	w.linkLocal(w.server, "wire")
+	before := w.heard()
+	w.run(w.client, "ip link set nic down; echo 2 > /proc/sys/net/ipv6/conf/nic/accept_ra; ip link set nic up") // the kernel asks until it hears
+	for deadline := time.Now().Add(patience); w.heard() == before; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no solicitation was answered")
+		}
 	}
 }
 
