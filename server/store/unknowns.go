@@ -38,7 +38,7 @@ func (u *unknowns) load(ctx context.Context, q querier) error {
 // (now, where that is unset). Fields that are empty keep what was known; Count
 // and First are kept by the store. first tells whether it is new. A MAC that
 // has become a node's is not recorded. Above 4096 the longest silent one goes.
-// It does not wait for the disk: the last 200 ms are lost with the process.
+// It does not wait for the disk: the last moment is lost with the process.
 func (s *Store) RecordUnknown(_ context.Context, u dsas.Unknown) (first bool, err error) {
 	if s.nodes.has(u.MAC) {
 		return false, nil
