@@ -30,8 +30,11 @@ func testVRRP(t *testing.T, boxOf boxMaker) {
 	}
 	a.put(path, render(in, in.Sites[0], in.Sites[1]))
 	b.put(path, render(fleet(t, def, "w104", "10.77.0.104"), in.Sites[1]))
-	first, second := a.start("keepalived"), b.start("keepalived")
+	// One after the other: of two that start at once, either may be master.
+	first := a.start("keepalived")
 	first.until("ip -brief addr show dev bond0", "10.77.0.201/32")
+	second := b.start("keepalived")
+	waitLogN(t, second, "BACKUP STATE", 1)
 	// The master says its addresses a second time 5 s later (keepalived.conf(5),
 	// vrrp_garp_master_delay): longer than a backup waits for a lost master.
 	waitLogN(t, first, "Sending gratuitous ARP on bond0 for 10.77.0.200", 10)
