@@ -37,7 +37,7 @@ type cli struct {
 	Backup  backupCmd  `cmd:"" group:"Server:" help:"Copy the server's state into one file."`
 	Restore restoreCmd `cmd:"" group:"Server:" help:"Put the state of a backup in its place."`
 	Token   tokenCmd   `cmd:"" group:"Server:" help:"Make, list and remove tokens for the API over HTTPS."`
-	Lab     labCmd     `cmd:"" group:"Server:" help:"Run a virtual rack on this machine."`
+	Lab     labCmd     `cmd:"" group:"Server:" help:"Run a virtual rack on this machine, or a storm of simulated nodes."`
 
 	Version    versionCmd    `cmd:"" group:"More:" help:"Show the version."`
 	Completion completionCmd `cmd:"" group:"More:" help:"Print a completion script for bash."`

@@ -4,9 +4,95 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"dsas/server/dhcp"
+	"dsas/server/netns"
+	"dsas/server/ra"
+	"dsas/server/tftp"
 )
+
+// bootSockets are opened in the boot namespace before anything is dropped.
+type bootSockets struct {
+	dhcp, tftp []net.PacketConn
+	ears       []*dhcp.Ear // for other DHCP servers
+	ra         []*ra.Conn
+	http       []net.Listener
+	netlink    *netlink.Handle // of the boot network; nil where dsas gives the addresses
+}
+
+// inBootNetwork runs fn where the nodes are: in the configured namespace.
+func (d *daemon) inBootNetwork(fn func() error) error {
+	if d.cfg.Netns == "" {
+		return fn()
+	}
+	return netns.Do(d.cfg.Netns, fn)
+}
+
+// listenBoot finds the subnets and opens DHCP, TFTP and HTTP on them alone.
+func (d *daemon) listenBoot() (err error) {
+	if d.subnets, err = d.cfg.subnets(); err != nil {
+		return err
+	}
+	if d.cfg.otherDHCP() {
+		if d.socks.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+	}
+	for _, name := range d.cfg.Interfaces {
+		if !d.cfg.NoDHCP {
+			c, err := dhcp.Listen(name)
+			if err != nil {
+				return err
+			}
+			d.socks.dhcp = append(d.socks.dhcp, c)
+		}
+		if d.cfg.ProxyDHCP {
+			c, err := dhcp.ListenBoot(name)
+			if err != nil {
+				return err
+			}
+			d.socks.dhcp = append(d.socks.dhcp, c)
+		}
+		if !d.cfg.otherDHCP() {
+			e, err := dhcp.OpenEar(name)
+			if err != nil {
+				return err
+			}
+			d.socks.ears = append(d.socks.ears, e)
+		}
+		t, err := tftp.Listen(name)
+		if err != nil {
+			return err
+		}
+		d.socks.tftp = append(d.socks.tftp, t)
+		if d.cfg.NoRouterAdvertisement {
+			continue
+		}
+		if r, err := ra.Listen(name); err != nil {
+			// No IPv6 on the interface: then nobody solicits there either.
+			d.log.Warn("router solicitations are not answered", "err", err)
+		} else {
+			d.socks.ra = append(d.socks.ra, r)
+		}
+	}
+	listening := map[netip.Addr]bool{} // subnets behind relays share an address of ours
+	for _, s := range d.subnets {
+		if listening[s.Server] {
+			continue
+		}
+		listening[s.Server] = true
+		l, err := listenBurst(netip.AddrPortFrom(s.Server, uint16(d.cfg.HTTPPort)).String())
+		if err != nil {
+			return fmt.Errorf("listen for boot HTTP: %w", err)
+		}
+		d.socks.http = append(d.socks.http, l)
+	}
+	return nil
+}
 
 // backlog is how many connections may wait to be accepted: a room's nodes ask
 // at the same second. The kernel takes net.core.somaxconn where that is less.
