@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"dsas"
 	"dsas/server/netns"
@@ -178,6 +179,33 @@ func TestConflict(t *testing.T) {
 	}
 	if ev := s.store.Events(dsas.KindRefused); len(ev) != 1 || !strings.Contains(ev[0].Message, "10.77.0.200 is in use by") {
 		t.Errorf("events = %+v; want one that names the address and who has it", ev)
+	}
+}
+
+// TestSameClientID: copies of one installation have one client id. The second
+// gets an address of its own as long as the first is there.
+func TestSameClientID(t *testing.T) {
+	s := newSegment(t)
+	first := dsas.MAC{0x52, 0x54, 0, 0, 5, 5}
+	const id = "ff00112233445566"
+	l, err := s.store.LeaseFor(t.Context(), near, first, id, near.Pool.First, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ipCmd(t, fmt.Sprintf("-n %s link set nic address %s", s.client, first))
+	ipCmd(t, fmt.Sprintf("-n %s addr add %s/24 dev nic", s.client, l.Address))
+	ipCmd(t, fmt.Sprintf("-n %s link add link nic name box address 52:54:00:00:09:77 type macvlan mode bridge", s.client))
+	ipCmd(t, fmt.Sprintf("-n %s link set box up", s.client))
+	hook, log := hookFile(t)
+	if out, err := s.run(strings.Fields("udhcpc -f -q -n -t 10 -T 2 -i box -C -x 0x3d:" + id + " -s " + hook)...); err != nil || !fileHas(log, "ip="+l.Address.Next().String()+"\n")() {
+		b, _ := os.ReadFile(log)
+		t.Errorf("the second: %v, %s\n%s; want %s\n%s", err, out, b, l.Address.Next(), s.log)
+	}
+	if got, _ := s.store.Lease(l.Address); got.MAC != first || got.Declined {
+		t.Errorf("the first's lease = %+v; want it as it was", got)
+	}
+	if !strings.Contains(s.log.String(), "the same DHCP client id") {
+		t.Errorf("the log says nothing of it:\n%s", s.log)
 	}
 }
 

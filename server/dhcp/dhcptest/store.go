@@ -18,6 +18,7 @@ type Store struct {
 	mu      sync.Mutex
 	nodes   []dsas.Node
 	leases  map[netip.Addr]dsas.Lease
+	offers  map[dsas.MAC]netip.Addr
 	unknown map[dsas.MAC]dsas.Unknown
 	events  []dsas.Event
 	ports   []dsas.Port
@@ -29,7 +30,7 @@ type Store struct {
 
 // New makes a Store with nodes.
 func New(nodes ...dsas.Node) *Store {
-	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, unknown: map[dsas.MAC]dsas.Unknown{}, images: map[string]dsas.Manifest{}}
+	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, offers: map[dsas.MAC]netip.Addr{}, unknown: map[dsas.MAC]dsas.Unknown{}, images: map[string]dsas.Manifest{}}
 }
 
 // AddNode adds a node.
@@ -97,7 +98,11 @@ func (s *Store) NodeByClientID(_ context.Context, id string) (dsas.Node, error) 
 func (s *Store) Offer(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.find(sub, mac, id, want, now)
+	l, err := s.find(sub, mac, id, want, now)
+	if err == nil && l.MAC == mac {
+		s.offers[mac] = l.Address
+	}
+	return l, err
 }
 
 func (s *Store) find(sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
@@ -114,6 +119,11 @@ func (s *Store) find(sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, 
 			got.Held = true
 			return got, err
 		}
+	}
+	if a := s.offers[mac]; sub.Pool.Contains(a) && free(a) {
+		got, err := give(a)
+		got.Held = true
+		return got, err
 	}
 	for a, l := range s.leases { // a box that changed its NIC
 		if strings.HasPrefix(id, "ff") && l.ClientID == id && !l.Declined && sub.Pool.Contains(a) {
@@ -137,7 +147,9 @@ func (s *Store) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id st
 	l, err := s.find(sub, mac, id, want, now)
 	if err == nil {
 		l.MAC, l.ClientID, l.Expires = mac, id, now.Add(sub.Lease)
-		s.leases[l.Address] = l
+		kept := l
+		kept.Held = false
+		s.leases[l.Address] = kept
 	}
 	s.mu.Unlock()
 	if err == nil && s.Written != nil {
