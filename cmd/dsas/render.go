@@ -100,12 +100,15 @@ func serving(s dsas.Site, nodes []dsas.Node, serves map[string]string) []roles.P
 }
 
 // Secrets implements httpboot.Renderer: the node's host key, which stays the
-// same over boots, and who may log in. A box that belongs to no node has a new
-// key each time.
-func (r *renderer) Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, error) {
-	key, err := r.hostKey(ctx, node.Name)
-	if errors.Is(err, dsas.ErrNotFound) {
+// same over boots, and who may log in. A stranger has a new key each time,
+// whatever a node is called, and not the nodes' console password: with
+// discovery on, whoever plugs a box in could try passwords on it at leisure.
+func (r *renderer) Secrets(ctx context.Context, node dsas.Node, stranger bool) (files []dsas.File, err error) {
+	var key []byte
+	if stranger {
 		key, err = newHostKey(node.Name)
+	} else {
+		key, err = r.hostKey(ctx, node.Name)
 	}
 	if err != nil {
 		return nil, err
@@ -114,7 +117,7 @@ func (r *renderer) Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, er
 	if err != nil {
 		return nil, fmt.Errorf("host key of %s: %w", node.Name, err)
 	}
-	files := []dsas.File{
+	files = []dsas.File{
 		{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Content: key},
 		{Path: "/etc/ssh/ssh_host_ed25519_key.pub", Mode: 0o644, Content: []byte(pub + "\n")},
 	}
@@ -125,7 +128,7 @@ func (r *renderer) Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, er
 		}
 		files = append(files, dsas.File{Path: "/root/.ssh/authorized_keys", Mode: 0o600, Content: keys})
 	}
-	if p := r.cfg.ConsolePasswordFile; p != "" {
+	if p := r.cfg.ConsolePasswordFile; p != "" && !stranger {
 		hash, err := os.ReadFile(p)
 		if err != nil {
 			return nil, fmt.Errorf("console password: %w", err)

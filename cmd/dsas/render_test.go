@@ -185,7 +185,7 @@ func TestSecrets(t *testing.T) {
 	r := newRenderer(t)
 	secrets := func(n dsas.Node) map[string]dsas.File {
 		t.Helper()
-		list, err := r.Secrets(t.Context(), n)
+		list, err := r.Secrets(t.Context(), n, strings.HasPrefix(n.Name, "new-"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,11 +223,18 @@ func TestSecrets(t *testing.T) {
 	if string(all[keys].Content) != goodKey+"\n" || all[keys].Mode != 0o600 || string(all[console].Content) != "$6$salt$hash\n" || all[console].Mode != 0o600 {
 		t.Errorf("secrets = %v; want the authorized keys and the console's password, of mode 0600", all)
 	}
+	// A stranger may be called as a node is, whose MAC it had once.
+	if got := secrets(stranger); len(got[console].Content) != 0 || len(got[keys].Content) == 0 {
+		t.Errorf("a stranger's secrets = %v; want the authorized keys, and not the console's password", got)
+	}
+	if list, err := r.Secrets(t.Context(), r.node("w101"), true); err != nil || bytes.Equal(list[0].Content, first[key].Content) {
+		t.Errorf("a stranger of a node's name has its host key, %v; want one of its own", err)
+	}
 	// The files are read at each boot; one that has gone is told.
 	if err := os.Remove(r.cfg.AuthorizedKeys); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Secrets(t.Context(), r.node("w101")); err == nil || !strings.Contains(err.Error(), "authorized keys") {
+	if _, err := r.Secrets(t.Context(), r.node("w101"), false); err == nil || !strings.Contains(err.Error(), "authorized keys") {
 		t.Errorf("Secrets without the authorized keys = %v; want an error", err)
 	}
 }

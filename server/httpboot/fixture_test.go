@@ -206,7 +206,7 @@ func (r *renderer) Tag(ctx context.Context, node, role string) (string, error) {
 	return out.Tag, err
 }
 
-func (r *renderer) Secrets(_ context.Context, node dsas.Node) ([]dsas.File, error) {
+func (r *renderer) Secrets(_ context.Context, node dsas.Node, _ bool) ([]dsas.File, error) {
 	return []dsas.File{{Path: "/etc/ssh/ssh_host_ed25519_key", Mode: 0o600, Content: []byte("host key of " + node.Name)}}, nil
 }
 

@@ -62,7 +62,9 @@ type Renderer interface {
 	// Tag gives what Render's Tag of a known node is now. It is cheap where
 	// nothing changed: all running nodes ask at every change.
 	Tag(ctx context.Context, node, role string) (string, error)
-	Secrets(ctx context.Context, node dsas.Node) ([]dsas.File, error)
+	// Secrets gives a box's own: a stranger belongs to no node and gets none
+	// that others have too.
+	Secrets(ctx context.Context, node dsas.Node, stranger bool) ([]dsas.File, error)
 	Changed() <-chan struct{}
 }
 

@@ -133,7 +133,7 @@ func (s *Server) assemble(ctx context.Context, b dsas.Boot) (dsas.NodeConfig, er
 	if err != nil {
 		return dsas.NodeConfig{}, fmt.Errorf("render role %s for %s: %w", b.Role, node.Name, err)
 	}
-	secrets, err := s.Renderer.Secrets(ctx, node)
+	secrets, err := s.Renderer.Secrets(ctx, node, b.Node == "")
 	if err != nil {
 		return dsas.NodeConfig{}, err
 	}
