@@ -118,6 +118,7 @@ uninstall:
 	cmd/dsas/dist/install.sh uninstall
 
 deb: build
+	rm -f $(BUILD)/dsas_*.deb
 	cmd/dsas/dist/deb/build.sh $(DEBVERSION) $(BUILD)
 
 clean:
