@@ -188,25 +188,3 @@ func (w *Watch) tell(ctx context.Context, o Other) {
 		w.Log.Warn("event not recorded", "kind", dsas.KindServer, "err", err)
 	}
 }
-
-// within is first, but says no while as many keys as fit are fresh: a flood of
-// made-up keys is then silence.
-func (r *recent) within(key string, now time.Time, d time.Duration) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if t, ok := r.m[key]; ok && now.Sub(t) < d {
-		return false
-	}
-	if len(r.m) >= r.max {
-		for k, t := range r.m {
-			if now.Sub(t) >= d {
-				delete(r.m, k)
-			}
-		}
-		if len(r.m) >= r.max {
-			return false
-		}
-	}
-	r.m[key] = now
-	return true
-}

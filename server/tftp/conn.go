@@ -118,3 +118,41 @@ func (l *listener) limit(is4 bool) int {
 	}
 	return l.mtu - heads6
 }
+
+// links notices interfaces that went and came back: a socket stays bound to
+// the one that is gone.
+func (l *loop) links() {
+	for i, li := range l.listeners {
+		if li.device == "" {
+			continue
+		}
+		index, mtu := linkOf(li.fd, li.device)
+		if index == li.index {
+			if mtu > 0 {
+				li.mtu = mtu
+			}
+			continue
+		}
+		if index == 0 {
+			l.s.Log.Warn("TFTP: the interface is gone; waiting until it comes back", "interface", li.device)
+			li.index = 0
+			continue
+		}
+		c, err := Listen(li.device)
+		var again *listener
+		if err == nil {
+			again, err = newListener(c)
+		}
+		if err != nil {
+			l.s.Log.Warn("TFTP: the interface is back, but cannot be listened on; trying again", "interface", li.device, "err", err)
+			continue
+		}
+		if err := l.watch(again.fd, again); err != nil {
+			unix.Close(again.fd)
+			continue
+		}
+		l.forget(li.fd)
+		l.listeners[i] = again
+		l.s.Log.Info("TFTP: the interface is back", "interface", li.device)
+	}
+}

@@ -1,0 +1,84 @@
+package dhcp
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"dsas"
+	"dsas/server/boot"
+)
+
+// unknown records a MAC that belongs to no node.
+func (s *Server) unknown(ctx context.Context, c *client, addr netip.Addr) {
+	if c.node != nil {
+		return
+	}
+	now := s.Now()
+	// Once per exchange: the DISCOVERs that repeat within it are one question.
+	if !s.seen.first(fmt.Sprintf("unknown %s %s %t", c.mac, c.req.TransactionID, addr.IsValid()), now, time.Minute) {
+		return
+	}
+	if !s.strange.allow(now, time.Second, maxStrangers) {
+		return // a flood; who is really there asks again
+	}
+	r := Classify(c.req)
+	u := dsas.Unknown{MAC: c.mac, VendorClass: clean(r.VendorClass), Address: addr, First: now, Last: now, Count: 1}
+	if r.HasArch {
+		u.Arch = r.Arch.String()
+	}
+	u.GUID = guid(r.GUID)
+	isNew, err := s.Store.RecordUnknown(ctx, u)
+	if err != nil {
+		s.Log.Warn("unknown MAC not recorded", "mac", c.mac, "err", err)
+		return
+	}
+	if isNew {
+		s.event(ctx, dsas.Event{MAC: c.mac, Kind: dsas.KindUnknown, Message: fmt.Sprintf("an unknown box asks for an address (%s)", cmp.Or(u.VendorClass, "no vendor class"))})
+	}
+}
+
+// refused records a refusal, once in a while per MAC and reason.
+func (s *Server) refused(ctx context.Context, c *client, p boot.Plan) {
+	if p.Action != boot.Refuse {
+		return
+	}
+	if !s.seen.first("refused "+c.mac.String()+p.Reason, s.Now(), 5*time.Minute) {
+		return
+	}
+	if s.lines.allow(s.Now(), time.Minute, maxLines) {
+		s.Log.Warn("boot refused", "mac", c.mac, "node", c.name(), "reason", p.Reason)
+	}
+	s.event(ctx, dsas.Event{Node: c.name(), MAC: c.mac, Kind: dsas.KindRefused, Message: p.Reason})
+}
+
+// acked records an address given to something that boots: a lease that an
+// operating system renews is no news.
+func (s *Server) acked(ctx context.Context, c *client, addr netip.Addr, p boot.Plan) {
+	r := Classify(c.req)
+	if c.node == nil || !r.IsPXE() || !s.seen.first("ack "+c.mac.String()+c.req.TransactionID.String(), s.Now(), time.Minute) {
+		return
+	}
+	msg := fmt.Sprintf("%s, no boot file: %s", addr, p.Reason)
+	if p.BootFile != "" {
+		msg = fmt.Sprintf("%s, boot file %s", addr, p.BootFile)
+	}
+	s.event(ctx, dsas.Event{Node: c.name(), MAC: c.mac, Kind: dsas.KindDHCP, Message: msg})
+}
+
+func (s *Server) eventOnce(ctx context.Context, key string, e dsas.Event) error {
+	if s.seen.first(key, s.Now(), 5*time.Minute) {
+		s.event(ctx, e)
+	}
+	return nil
+}
+
+func (s *Server) event(ctx context.Context, e dsas.Event) {
+	e.Time = s.Now()
+	// An event that is lost is no reason to leave a box without an answer.
+	if err := s.Store.Event(ctx, e); err != nil {
+		s.Log.Warn("event not recorded", "kind", e.Kind, "mac", e.MAC, "err", err)
+	}
+}
