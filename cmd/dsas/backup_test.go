@@ -326,6 +326,26 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 }
 
+// TestRestoreKeepsModes: who may read a file of the configuration stays as it is
+// where there is one.
+func TestRestoreKeepsModes(t *testing.T) {
+	from, to := newServedBox(t), newServedBox(t)
+	from.store().Close()
+	keys := filepath.Join(to.etc, "keys")
+	from.write("etc/dsas.yaml", "authorizedKeys: "+keys+"\n")
+	from.write("etc/keys", goodKey+"\n")
+	to.write("etc/keys", goodKey+"\n")
+	if err := os.Chmod(keys, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "b")
+	from.must("backup", file)
+	to.must("restore", "--force", file)
+	if st, err := os.Stat(keys); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%s after a restore: %v, %v; want mode 0600 as before", keys, st.Mode(), err)
+	}
+}
+
 // TestRestoreElsewhere: what would leave the server without its state, or stop
 // half-way, is refused before anything is changed.
 func TestRestoreElsewhere(t *testing.T) {

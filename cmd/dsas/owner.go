@@ -75,3 +75,9 @@ func makeState(dir string, o owner) error {
 	}
 	return os.Chown(dir, o.uid, o.gid)
 }
+
+// ownerAndMode looks at a file, if it is one.
+func ownerAndMode(path string) (st unix.Stat_t, ok bool) {
+	err := unix.Lstat(path, &st)
+	return st, err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
+}

@@ -167,6 +167,9 @@ func publicKey(private []byte) (string, error) {
 // start and not when the first node wants it.
 func checkKeys(path string) error {
 	b, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("authorized keys: %w; the service sees neither /root nor /home: copy it to %s/authorized_keys, readable for the server's user, and name that", err, defaultConfigDir)
+	}
 	if err != nil {
 		return fmt.Errorf("authorized keys: %w", err)
 	}

@@ -333,6 +333,16 @@ func (r *restorer) plan() (backup.Plan, error) {
 		if i.To, err = filepath.Abs(i.To); err != nil {
 			return p, err
 		}
+		if there, ok := ownerAndMode(i.To); ok && top == "etc" {
+			// Whose it is here was somebody's decision here: of root's own
+			// authorized_keys, say.
+			i.Mode, i.UID, i.GID = os.FileMode(there.Mode&0o777), int(there.Uid), int(there.Gid)
+			if os.Geteuid() != 0 {
+				i.UID, i.GID = r.owner.uid, r.owner.gid
+			}
+			p.Items = append(p.Items, i)
+			continue
+		}
 		if i.Mode&0o077 != 0 || top == "state" {
 			p.Items = append(p.Items, i)
 			continue
