@@ -97,15 +97,16 @@ const (
 // Server answers on its listeners.
 type Server struct {
 	Config
-	seen     *recent
-	known    *macs // nodes' MACs that asked already: they go first
-	limits   *admission
-	strange  window // unknown MACs recorded this second
-	lines    window // logged this minute
-	checks   checks
-	ports    *recentPorts
-	count    *counters
-	poolSize []int // of Subnets, in their order
+	seen         *recent
+	known        *macs // nodes' MACs that asked already: they go first
+	limits       *admission
+	strange      window // unknown MACs recorded this second
+	strangePorts window // and where they hang
+	lines        window // logged this minute
+	checks       checks
+	ports        *recentPorts
+	count        *counters
+	poolSize     []int // of Subnets, in their order
 
 	watchEvery time.Duration
 	tap        func([]byte) // a test's: every packet that is worked on

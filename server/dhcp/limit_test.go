@@ -231,3 +231,26 @@ func TestWorkerOf(t *testing.T) {
 		}
 	}
 }
+
+// TestPortsAreFew: neither two relays that both bring a box's packets nor made-up
+// MACs write the disk full of ports.
+func TestPortsAreFew(t *testing.T) {
+	b := newBench(t)
+	for i := range 20 {
+		b.s.recordPort(t.Context(), &client{mac: nodeMAC, node: &dsas.Node{}, link: b.l, relay: relayed{agent: netip.AddrFrom4([4]byte{10, 77, 0, byte(2 + i%2)})}})
+	}
+	if n := len(b.store.Ports()); n != 1 {
+		t.Errorf("%d records of one box; want 1", n)
+	}
+	b.now = b.now.Add(recordChange)
+	b.s.recordPort(t.Context(), &client{mac: nodeMAC, node: &dsas.Node{}, link: b.l, relay: relayed{agent: netip.AddrFrom4([4]byte{10, 77, 0, 9})}})
+	if n := len(b.store.Ports()); n != 2 {
+		t.Errorf("%d records after a box moved; want 2", n)
+	}
+	for i := range uint32(1000) {
+		b.s.recordPort(t.Context(), &client{mac: madeUp(i), link: b.l, relay: relayed{circuit: []byte("evil")}})
+	}
+	if n := len(b.store.Ports()); n != 2+maxStrangers {
+		t.Errorf("%d records after a flood; want %d more", n, maxStrangers)
+	}
+}

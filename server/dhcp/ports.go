@@ -9,8 +9,12 @@ import (
 )
 
 // recordAgain: a port that did not change is recorded anew after this long, so
-// that its time tells something.
-const recordAgain = time.Hour
+// that its time tells something; one that did, not at once: two relays may both
+// bring a box's packets.
+const (
+	recordAgain  = time.Hour
+	recordChange = 10 * time.Second
+)
 
 // recentPorts remembers what was recorded, so that most requests write nothing.
 type recentPorts struct {
@@ -23,14 +27,14 @@ func newRecentPorts(max int) *recentPorts {
 	return &recentPorts{m: map[dsas.MAC]dsas.Port{}, max: max}
 }
 
-// news tells whether p says something that was not recorded lately.
-func (r *recentPorts) news(p dsas.Port) bool {
+// news tells whether p is to be recorded; may is asked last.
+func (r *recentPorts) news(p dsas.Port, may func() bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.m[p.MAC]
 	age := p.Seen.Sub(old.Seen)
 	old.Seen = p.Seen
-	if ok && old == p && age >= 0 && age < recordAgain {
+	if ok && age >= 0 && (age < recordChange || old == p && age < recordAgain) || !may() {
 		return false
 	}
 	if len(r.m) >= r.max {
@@ -47,7 +51,8 @@ func (s *Server) recordPort(ctx context.Context, c *client) {
 		return
 	}
 	p := dsas.Port{MAC: c.mac, Relay: c.relay.agent, CircuitID: idText(c.relay.circuit), RemoteID: idText(c.relay.remote), Interface: c.link.name, Seen: s.Now()}
-	if !s.ports.news(p) {
+	// Made-up MACs shall not keep the disk from others.
+	if !s.ports.news(p, func() bool { return c.node != nil || s.strangePorts.allow(p.Seen, time.Second, maxStrangers) }) {
 		return
 	}
 	if err := s.Store.RecordPort(ctx, p); err != nil && s.seen.first("record port", s.Now(), time.Minute) {

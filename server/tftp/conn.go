@@ -90,6 +90,9 @@ func newListener(c net.PacketConn) (*listener, error) {
 		err = e
 	}
 	if err != nil {
+		if l.fd > 0 {
+			unix.Close(l.fd)
+		}
 		return nil, fmt.Errorf("TFTP on %s: %w", l.address, err)
 	}
 	if l.device != "" {
