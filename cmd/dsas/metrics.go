@@ -65,6 +65,7 @@ func (d *daemon) stateMetrics(ctx context.Context) ([]metrics.Metric, error) {
 		nodes, db,
 		{Name: "dsas_unknown_machines", Help: "MACs that asked and belong to no node.", Samples: []metrics.Sample{sample(len(unknowns))}},
 		{Name: "dsas_store_writable", Help: "1: what happens is saved; 0: nothing could be saved lately.", Samples: []metrics.Sample{sample(one(d.store.Writable() == nil))}},
+		counts("dsas_events_left_out_total", "Events not recorded, since anybody could bring so many about, by kind.", "kind", d.gate.Stats().Dropped),
 	}, errors.Join(err1, err2, err3)
 }
 
@@ -125,7 +126,7 @@ func httpMetrics(s httpboot.Stats) []metrics.Metric {
 }
 
 // counts makes a counter of a map from a label's values.
-func counts[V string, M ~map[V]uint64](name, help, label string, values M) metrics.Metric {
+func counts[V ~string, M ~map[V]uint64](name, help, label string, values M) metrics.Metric {
 	m := metrics.Metric{Name: name, Help: help, Counter: true, Labels: []string{label}}
 	for v, n := range values {
 		m.Samples = append(m.Samples, sample(n, string(v)))
