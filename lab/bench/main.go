@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"dsas"
+	"dsas/lab/figures"
 )
 
 func main() {
@@ -53,7 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			return fmt.Errorf("-only %s: there are %s: %w", w, strings.Join(parts, ", "), dsas.ErrInvalid)
 		}
 	}
-	root, err := findRoot()
+	root, err := figures.FindRoot("bench")
 	if err != nil {
 		return err
 	}
@@ -62,12 +63,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer stop()
 
 	b := &bench{root: root, state: filepath.Join(root, "build", "bench"), progress: stderr, firstRun: *first}
-	b.report.Machine = describeMachine(ctx, root)
+	b.report.Machine = figures.DescribeMachine(ctx, root)
 	err = b.measure(ctx, wanted)
 	if ctx.Err() != nil {
 		return fmt.Errorf("interrupted; nothing written: %w", ctx.Err())
 	}
-	b.report.Machine.LoadAfter = loadAverage()
+	b.report.Machine.LoadAfter = figures.LoadAverage()
 	if writeErr := b.report.writeTable(stdout); writeErr != nil {
 		return errors.Join(err, writeErr)
 	}
@@ -75,27 +76,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if name == "" {
 		name = filepath.Join(root, "build", "bench.json")
 	}
-	if writeErr := b.report.writeJSON(name); writeErr != nil {
+	if writeErr := figures.WriteJSON(name, b.report); writeErr != nil {
 		return errors.Join(err, writeErr)
 	}
 	fmt.Fprintf(stderr, "bench: figures are in %s\n", name)
 	return err
-}
-
-// findRoot finds the checkout: the programs that are measured lie in it.
-func findRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for d := dir; ; d = filepath.Dir(d) {
-		if b, err := os.ReadFile(filepath.Join(d, "go.mod")); err == nil && strings.HasPrefix(string(b), "module dsas\n") {
-			return d, nil
-		}
-		if d == filepath.Dir(d) {
-			return "", fmt.Errorf("checkout above %s: %w; run it there: make bench", dir, dsas.ErrNotFound)
-		}
-	}
 }
 
 // bench is one run.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dsas"
+	"dsas/lab/figures"
 )
 
 // bootEvents is one boot as the server tells it; at is in seconds.
@@ -98,7 +99,7 @@ func TestWriteTable(t *testing.T) {
 
 func TestMachineBusy(t *testing.T) {
 	for load, want := range map[string]bool{"0.20 3.00 4.00": false, "1.00 0.00 0.00": false, "1.01 0.00 0.00": true, "unknown": false} {
-		if got := (machine{Cores: 2, LoadBefore: load}).busy(); got != want {
+		if got := (figures.Machine{Cores: 2, LoadBefore: load}).Busy(); got != want {
 			t.Errorf("busy at load %s on 2 cores = %t; want %t", load, got, want)
 		}
 	}

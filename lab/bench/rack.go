@@ -14,6 +14,7 @@ import (
 	"dsas"
 	"dsas/client"
 	"dsas/lab"
+	"dsas/lab/figures"
 )
 
 // patience bounds the wait for one boot: software emulation on a machine that
@@ -122,7 +123,7 @@ func (b *bench) memoryRows(pid int) error {
 		{"server memory, peak", "VmHWM", "most that was ever resident"},
 	} {
 		var kib int64
-		if _, err := fmt.Sscanf(procField(fmt.Sprintf("/proc/%d/status", pid), f.field), "%d kB", &kib); err != nil {
+		if _, err := fmt.Sscanf(figures.ProcField(fmt.Sprintf("/proc/%d/status", pid), f.field), "%d kB", &kib); err != nil {
 			return fmt.Errorf("memory of dsas serve: %s of process %d: %w", f.field, pid, err)
 		}
 		b.report.add(figure(f.name, float64(kib)/1024, "MiB", "%s (%s)", f.note, f.field).atMost(60))

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"dsas/lab/figures"
 )
 
 // sample is what one turn of one contender gave. extra are further figures by
@@ -68,7 +70,7 @@ func (b *bench) contest(ctx context.Context, w work) error {
 				b.say("%s: %s: %v", w.name, c.name, err)
 				continue
 			}
-			b.say("%s, turn %d: %s %s %s%s", w.name, i+1, c.name, number(s.value), w.unit, extraText(s.extra))
+			b.say("%s, turn %d: %s %s %s%s", w.name, i+1, c.name, figures.Number(s.value), w.unit, extraText(s.extra))
 			samples[c.name] = append(samples[c.name], s)
 		}
 	}
@@ -149,7 +151,7 @@ func extraText(extra map[string]float64) string {
 	}
 	var words []string
 	for _, name := range slices.Sorted(maps.Keys(extra)) {
-		words = append(words, name+" "+number(extra[name]))
+		words = append(words, name+" "+figures.Number(extra[name]))
 	}
 	return " (" + strings.Join(words, ", ") + ")"
 }

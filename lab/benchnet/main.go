@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"dsas"
+	"dsas/lab/figures"
 )
 
 func main() {
@@ -88,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("network namespaces want root (sudo make bench-net): %w", dsas.ErrDenied)
 	}
-	root, err := findRoot()
+	root, err := figures.FindRoot("bench-net")
 	if err != nil {
 		return err
 	}
@@ -106,12 +107,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := pinSelf(clientCore); err != nil {
 		return err
 	}
-	b.report.Machine = describeMachine(ctx, root)
+	b.report.Machine = figures.DescribeMachine(ctx, root)
 	err = b.measure(ctx, wanted)
 	if ctx.Err() != nil {
 		return fmt.Errorf("interrupted; nothing written: %w", ctx.Err())
 	}
-	b.report.Machine.LoadAfter = loadAverage()
+	b.report.Machine.LoadAfter = figures.LoadAverage()
 	if writeErr := b.report.writeTable(stdout); writeErr != nil {
 		return errors.Join(err, writeErr)
 	}
@@ -119,27 +120,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if name == "" {
 		name = filepath.Join(root, "build", "bench-net.json")
 	}
-	if writeErr := b.report.writeJSON(name); writeErr != nil {
+	if writeErr := figures.WriteJSON(name, b.report); writeErr != nil {
 		return errors.Join(err, writeErr)
 	}
 	fmt.Fprintf(stderr, "benchnet: figures are in %s\n", name)
 	return err
-}
-
-// findRoot finds the checkout: the programs that are measured lie in it.
-func findRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for d := dir; ; d = filepath.Dir(d) {
-		if b, err := os.ReadFile(filepath.Join(d, "go.mod")); err == nil && strings.HasPrefix(string(b), "module dsas\n") {
-			return d, nil
-		}
-		if d == filepath.Dir(d) {
-			return "", fmt.Errorf("checkout above %s: %w; run it there: make bench-net", dir, dsas.ErrNotFound)
-		}
-	}
 }
 
 // bench is one run.
