@@ -605,5 +605,32 @@ func TestBackupRecipient(t *testing.T) {
 	if _, err := to.run("restore", "--identity", writeTemp(t, other.String()), file); err == nil {
 		t.Error("dsas restore with another identity = nil; want an error")
 	}
+	if _, err := to.run("restore", "--identity", writeTemp(t, "nonsense"), file); err == nil || !strings.Contains(err.Error(), "--identity") {
+		t.Errorf("dsas restore with nonsense for an identity = %v; want an error that names --identity", err)
+	}
 	to.must("restore", "--identity", writeTemp(t, id.String()), file)
+}
+
+// TestBackupReplacesFilesAlone: the rename must not put a file in the place of
+// /dev/stdout or the like.
+func TestBackupReplacesFilesAlone(t *testing.T) {
+	from := newServedBox(t)
+	from.store().Close()
+	dir := t.TempDir()
+	fifo, link := filepath.Join(dir, "fifo"), filepath.Join(dir, "link")
+	if err := errors.Join(syscall.Mkfifo(fifo, 0o600), os.Symlink(fifo, link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, link, dir} {
+		before, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := from.run("backup", path); !errors.Is(err, dsas.ErrInvalid) || !strings.Contains(err.Error(), path) {
+			t.Errorf("dsas backup %s = %v; want ErrInvalid that names it", path, err)
+		}
+		if after, err := os.Lstat(path); err != nil || after.Mode() != before.Mode() {
+			t.Errorf("%s: %v, %v; want what it was", path, after, err)
+		}
+	}
 }

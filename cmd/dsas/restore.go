@@ -71,7 +71,11 @@ func (c *restoreCmd) identities(a *app) backup.Identities {
 			if err != nil {
 				return nil, fmt.Errorf("read identity: %w", err)
 			}
-			return age.ParseIdentities(strings.NewReader(string(b)))
+			ids, err := age.ParseIdentities(strings.NewReader(string(b)))
+			if err != nil {
+				return nil, usagef("--identity %s: no age identity: %w; it is the file that age-keygen wrote", c.Identity, err)
+			}
+			return ids, nil
 		case c.PassphraseFile != "":
 			pass, err := a.passphrase(c.PassphraseFile)
 			if err != nil {

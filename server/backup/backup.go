@@ -160,6 +160,13 @@ func (m *Manifest) File(name string) (File, bool) {
 // disk, or nothing. Until it is whole it has no name where the file system can
 // do that (open(2), O_TMPFILE). With recipients it is encrypted.
 func WriteFile(ctx context.Context, path string, m Manifest, recipients []age.Recipient) error {
+	// The rename at the end would put a file in the place of /dev/null or of the
+	// link /dev/stdout as well as of an older backup.
+	if st, err := os.Lstat(path); err == nil && st.IsDir() {
+		return fmt.Errorf("write backup: %s is a folder; name a file in it: %w", path, dsas.ErrInvalid)
+	} else if err == nil && !st.Mode().IsRegular() {
+		return fmt.Errorf("write backup: %s is no file but a link or a device, and is left alone; name a file: %w", path, dsas.ErrInvalid)
+	}
 	dir := filepath.Dir(path)
 	f, named, err := unnamed(dir)
 	if err != nil {
