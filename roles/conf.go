@@ -135,6 +135,21 @@ func roleConf(def Definition, in Input) (string, error) {
 
 // checkKey refuses a variable that is no name, is a key of our own, or means
 // something to the shell.
+// CheckVariables says what is wrong with site variables: one wrong one would
+// keep every node from its dsas.conf.
+func CheckVariables(variables map[string]string) error {
+	for _, k := range slices.Sorted(maps.Keys(variables)) {
+		if err := checkKey("site variable", k); err != nil {
+			return err
+		}
+		w := &confWriter{}
+		if w.set(k, variables[k]); w.err != nil {
+			return w.err
+		}
+	}
+	return nil
+}
+
 func checkKey(what, k string) error {
 	switch {
 	case !variableRE.MatchString(k):

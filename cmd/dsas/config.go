@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 
 	"dsas"
+	"dsas/roles"
 	"dsas/server/boot"
 )
 
@@ -93,9 +95,45 @@ func loadConfig(path string) (config, error) {
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(b), yaml.Strict())
 	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments
-		return c, fmt.Errorf("configuration %s: %s%s", path, lineOf(b, err), yaml.FormatError(err, false, true))
+		return c, fmt.Errorf("configuration %s: %s%s", path, lineOf(b, err), explainYAML(err))
 	}
 	return c, nil
+}
+
+// explainYAML is err with its lines of the file, and a way out where the
+// library's words have none.
+func explainYAML(err error) string {
+	said, lines, _ := strings.Cut(strings.TrimRight(yaml.FormatError(err, false, true), " \n"), "\n")
+	switch _, key, ok := strings.Cut(said, "unknown field "); {
+	case ok:
+		said += dsas.DidYouMean(strings.Trim(key, `"`), yamlKeys(reflect.TypeFor[config]()))
+	case strings.HasSuffix(said, "sequence is expected"):
+		said += "; write a list: [a, b]"
+	case strings.Contains(said, "cannot start any token"):
+		said += "; indent by spaces, not by tabs"
+	}
+	if lines == "" {
+		return said
+	}
+	return said + "\n" + lines
+}
+
+// yamlKeys gives the keys of a struct and of the structs in it.
+func yamlKeys(t reflect.Type) []string {
+	var keys []string
+	for f := range t.Fields() {
+		if key := f.Tag.Get("yaml"); key != "-" && key != "" {
+			keys = append(keys, key)
+		}
+		inner := f.Type
+		if inner.Kind() == reflect.Slice || inner.Kind() == reflect.Pointer {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct {
+			keys = append(keys, yamlKeys(inner)...)
+		}
+	}
+	return keys
 }
 
 // lineOf gives "[line:column] " of the value that err speaks of, for the errors
@@ -172,10 +210,16 @@ func (c *config) check() error {
 	if err := boot.CheckArgs(append(strings.Fields(c.Cmdline), c.bondParameter())); err != nil {
 		return fmt.Errorf("cmdline or bond: %w", err)
 	}
+	if err := roles.CheckVariables(c.Variables); err != nil {
+		return fmt.Errorf("variables: %w", err)
+	}
 	for _, sc := range c.Subnets {
 		if sc.Lease != 0 && (sc.Lease < time.Minute || sc.Lease > maxLease) {
 			return fmt.Errorf("subnet %s: lease %s: use 1m to 720h (30 days): %w", sc.Prefix, sc.Lease, dsas.ErrInvalid)
 		}
+	}
+	if err := c.checkSubnets(); err != nil {
+		return err
 	}
 	return checkConsolePassword(c.ConsolePasswordFile)
 }

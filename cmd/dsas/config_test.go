@@ -78,6 +78,18 @@ subnets:
 			t.Errorf("%s: loadConfig = %v; want an error that names %s, line %s and %q", c.name, err, path, c.line, c.words)
 		}
 	}
+	for text, want := range map[string]string{
+		"intrefaces: [eth1]\n":                      `did you mean "interfaces"?`,
+		"subnets:\n  - prefx: 10.0.0.0/24\n":        `did you mean "prefix"?`,
+		"interfaces: eth1\n":                        "write a list: [a, b]",
+		"bond:\n\tname: x\n":                        "not by tabs",
+		"subnets:\n  - routes: [{too: 10.0.0.1}]\n": `did you mean "to"?`,
+	} {
+		_, err := loadConfig(writeFile(t, "dsas.yaml", text))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.TrimSpace(err.Error()) != err.Error() {
+			t.Errorf("%q: loadConfig = %q; want an error that says %q, and no line end", text, err, want)
+		}
+	}
 	missing := filepath.Join(t.TempDir(), "none.yaml")
 	if _, err := loadConfig(missing); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), missing) {
 		t.Errorf("loadConfig(missing) = %v; want an error that names it", err)
@@ -107,6 +119,21 @@ func TestConfigCheck(t *testing.T) {
 		{"console password hash", func(c *config) { c.ConsolePasswordFile = hash }, ""},
 		{"cmdline with quotes", func(c *config) { c.Cmdline = `dsas.shell init="a b"` }, "kernel argument"},
 		{"bond with a command", func(c *config) { c.Bond.Options = "mode=1;reboot" }, "kernel argument"},
+		{"gateway elsewhere", func(c *config) {
+			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Gateway: netip.MustParseAddr("10.1.0.1")}}
+		}, "gateway 10.1.0.1"},
+		{"behind a relay", func(c *config) {
+			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.5.0.0/24"), Server: netip.MustParseAddr("10.0.0.1"), Gateway: netip.MustParseAddr("10.5.0.1")}}
+		}, ""},
+		{"no pool's range", func(c *config) {
+			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.0.0.0/24")}}
+			c.DefaultPool = "some"
+		}, `pool "some"`},
+		{"a subnet", func(c *config) { c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.0.0.0/24")}} }, ""},
+		{"no prefix", func(c *config) { c.Subnets = []subnetConfig{{}} }, "give its prefix"},
+		{"variable with a blank", func(c *config) { c.Variables = map[string]string{"LVS ADDRESS": "10.0.0.1"} }, `"LVS ADDRESS"`},
+		{"variable of our own", func(c *config) { c.Variables = map[string]string{"SYSTEMNAME": "w"} }, "SYSTEMNAME"},
+		{"variables", func(c *config) { c.Variables = map[string]string{"LVSADDRESS": "10.0.0.1"} }, ""},
 		{"negative heartbeat", func(c *config) { c.Heartbeat = -time.Second }, "heartbeat -1s"},
 	} {
 		var cfg config

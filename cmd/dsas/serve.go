@@ -133,7 +133,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	}
 	if d.cfg.AuthorizedKeys != "" {
 		if err := checkKeys(d.cfg.AuthorizedKeys); err != nil {
-			return err
+			return configError{err}
 		}
 	}
 	if err := d.inBootNetwork(d.listenBoot); err != nil {

@@ -83,6 +83,22 @@ func (c *config) subnets() ([]dsas.Subnet, error) {
 	return out, nil
 }
 
+// checkSubnets refuses what is wrong whatever addresses the interfaces have.
+func (c *config) checkSubnets() error {
+	for _, sc := range c.Subnets {
+		if sc.Pool == "" {
+			sc.Pool = c.DefaultPool
+		}
+		if !sc.Server.IsValid() {
+			sc.Server = sc.Prefix.Masked().Addr()
+		}
+		if _, err := sc.subnet([]netip.Prefix{netip.PrefixFrom(sc.Server, sc.Server.BitLen())}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // subnet checks sc beside addrs, the addresses of our interfaces.
 func (sc subnetConfig) subnet(addrs []netip.Prefix) (dsas.Subnet, error) {
 	if !sc.Prefix.IsValid() || !sc.Prefix.Addr().Is4() {
