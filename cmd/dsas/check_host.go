@@ -98,8 +98,12 @@ func (c *checker) images() {
 		return
 	}
 	set, err := store.Boot()
+	if errors.Is(err, dsas.ErrNotFound) {
+		c.fail("images", "no kernel and initramfs", "No node can boot.", "dsas image build web")
+		return
+	}
 	if err != nil {
-		c.fail("images", "no kernel and initramfs: "+err.Error(), "No node can boot.", "dsas image build web")
+		c.fail("images", err.Error(), "No node can boot.", "dsas image build web")
 		return
 	}
 	var built []string
@@ -146,6 +150,7 @@ func (c *checker) permissions() {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		c.warn("state folder", c.cfg.State+" is not there", "dsas serve makes it when it starts.", "none needed, unless you expected nodes to be there already: then --state is wrong")
+		c.keys()
 		return
 	case err != nil:
 		c.fail("state folder", err.Error(), "Nothing can be kept.", "sudo dsas check, or another --state")

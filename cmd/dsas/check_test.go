@@ -171,6 +171,7 @@ func TestCheckPermissions(t *testing.T) {
 	c.cfg.State = filepath.Join(c.cfg.State, "none")
 	again()
 	c.expect(t, "state folder", levelWarn, "is not there")
+	c.expect(t, "authorized keys", levelFail, "line 2") // before the first start, too
 	c.cfg.State = c.cfg.AuthorizedKeys
 	again()
 	c.expect(t, "state folder", levelFail, "no folder")
