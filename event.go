@@ -21,6 +21,15 @@ const (
 	PhaseOff      Phase = "off"  // powered off by the operator
 )
 
+// Phases gives the names of all phases.
+func Phases() []string {
+	var names []string
+	for _, p := range []Phase{PhaseNew, PhasePower, PhaseDHCP, PhaseLoader, PhaseKernel, PhaseInit, PhaseFetch, PhaseServices, PhaseReady, PhaseFailed, PhaseLost, PhaseOff} {
+		names = append(names, string(p))
+	}
+	return names
+}
+
 // Kind says what an event is about: "<who>.<what>".
 type Kind string
 

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -188,6 +189,11 @@ func (n *Node) Check() error {
 	for _, i := range n.Interfaces {
 		if !deviceRE.MatchString(i.Device) {
 			return fmt.Errorf("node %s: interface device %q: write it as bond0.2 or eth1: %w", n.Name, i.Device, ErrInvalid)
+		}
+		if _, vlan, ok := strings.Cut(i.Device, "."); ok {
+			if id, err := strconv.Atoi(vlan); err != nil || id < 1 || id > 4094 {
+				return fmt.Errorf("node %s: interface device %q: there is no VLAN %s; use 1 to 4094: %w", n.Name, i.Device, vlan, ErrInvalid)
+			}
 		}
 		if !i.Address.IsValid() {
 			return fmt.Errorf("node %s: interface %s: has no address; write it as 192.0.2.1/24: %w", n.Name, i.Device, ErrInvalid)

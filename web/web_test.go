@@ -143,7 +143,7 @@ type fakePower struct {
 
 func (p *fakePower) Power(_ context.Context, n dsas.Node, action string) (string, error) {
 	if n.BMC == nil {
-		return "", fmt.Errorf("power %s of node %s: it has no BMC; give it one (address, user, password): %w", action, n.Name, dsas.ErrInvalid)
+		return "", fmt.Errorf("power %s of node %s: it has no BMC; give it one with: dsas node set %s --bmc ipmi://USER@ADDR: %w", action, n.Name, n.Name, dsas.ErrInvalid)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

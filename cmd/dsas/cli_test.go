@@ -277,6 +277,8 @@ func TestNodeCommandsRefuse(t *testing.T) {
 		{2, "node add w103 --mac 52:54:00:00:03:01 --disk /dev/vda", []string{"DBDEVICE=/dev/vda"}},
 		{2, "node add w103 --mac 52:54:00:00:03:01 --bmc ipmi://u:geheim@h", []string{"--bmc-password-file"}},
 		{2, "node add w103 --mac 52:54:00:00:03:01 --bmc 10.0.9.1", []string{"ipmi://user@address"}},
+		{1, "node add w103 --mac 52:54:00:00:03:01 --bmc http://h", []string{`BMC kind "http"`, "ipmi://"}},
+		{2, "node ls --phase raedy", []string{`"raedy"`, `did you mean "ready"`}},
 		{2, "node add w103 --nope", []string{"--nope", "dsas node add --help"}},
 		{2, "noed ls", []string{"noed", "node"}},
 		{2, "events --limit 0", []string{"--limit"}},

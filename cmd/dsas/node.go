@@ -21,8 +21,8 @@ type nodeCmd struct {
 
 type nodeLsCmd struct {
 	Nodes []string `arg:"" optional:"" help:"Nodes to list; none: all."`
-	Role  string   `help:"Only nodes with this role."`
-	Phase string   `help:"Only nodes in this phase."`
+	Role  string   `help:"Only nodes with this role." placeholder:"ROLE"`
+	Phase string   `help:"Only nodes in this phase, as ready or failed." placeholder:"PHASE"`
 	Names bool     `short:"1" help:"Print names alone, one in a line."`
 }
 
@@ -39,10 +39,14 @@ func (cmd *nodeLsCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if known := dsas.Phases(); cmd.Phase != "" && !slices.Contains(known, cmd.Phase) {
+		return usagef("--phase %q: there is no such phase%s; there are: %s", cmd.Phase, dsas.DidYouMean(cmd.Phase, known), strings.Join(known, ", "))
+	}
 	views, err := a.nodes(ctx, c, cmd.Nodes)
 	if err != nil {
 		return err
 	}
+	all := len(views)
 	views = slices.DeleteFunc(views, func(v dsas.NodeView) bool {
 		return cmd.Role != "" && v.Node.Role != cmd.Role || cmd.Phase != "" && string(v.Status.Phase) != cmd.Phase
 	})
@@ -60,6 +64,9 @@ func (cmd *nodeLsCmd) Run(ctx context.Context, a *app) error {
 	for _, v := range views {
 		t.cells(cell{text: v.Node.Name}, cell{text: roleText(v)}, phaseCell(v.Status.Phase), cell{text: ago(v.Status.Since, now)},
 			cell{text: addressText(v.Node)}, cell{text: macText(v.Node)}, cell{text: lastEvent(v.Status)})
+	}
+	if all > 0 {
+		return a.table(t, "No node is so.")
 	}
 	return a.table(t, "No nodes. Add one with: dsas node add NAME --mac MAC --role ROLE")
 }

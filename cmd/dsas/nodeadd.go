@@ -225,6 +225,9 @@ func readCSV(text []byte, good func(line int, columns map[string]string), bad fu
 	for i, h := range head {
 		h = strings.ToLower(strings.TrimSpace(h))
 		head[i] = h
+		if len(head) == 1 && strings.ContainsAny(h, ";\t") {
+			return fmt.Errorf("CSV: line 1: %q is one column; part columns by commas, not by semicolons or tabs", h)
+		}
 		if !slices.Contains(csvColumns(), h) && !isMACColumn(h) {
 			return fmt.Errorf("CSV: line 1: column %q: does not exist%s; there are: %s, mac2", h, dsas.DidYouMean(h, csvColumns()), strings.Join(csvColumns(), ", "))
 		}

@@ -16,7 +16,7 @@ type nodeFields struct {
 	Role            *string  `help:"Role to boot; none boots nothing."`
 	Address         *string  `help:"Reserved address; the default is a free one of the subnet." placeholder:"IP"`
 	Loader          *string  `help:"Boot loader: auto, ipxe, pxelinux, grub for UEFI with Secure Boot on, or nbp for boxes whose ROM's iPXE is of no use."`
-	Menu            []string `help:"Roles that may be picked at the node's boot loader, for one boot each; none: no menu." placeholder:"ROLE,..."`
+	Menu            []string `help:"Roles that may be picked at the node's boot loader, for one boot each; none: no menu." placeholder:"ROLE"`
 	ClientID        *string  `name:"client-id" help:"DHCP client identifier the node is known by beside its MACs: hex, or text:WORD." placeholder:"ID"`
 	Disk            []string `help:"Block device by its dsas.conf key. Repeat it for more." placeholder:"DBDEVICE=/dev/vda" sep:"none"`
 	Interface       []string `help:"Further address on a device; bond0.2 is VLAN 2. Repeat it for more." placeholder:"bond0.2=192.0.2.5/24"`

@@ -103,6 +103,7 @@ func (cmd *sshCmd) argv(name string, info dsas.SSHInfo, known string, root bool)
 	argv = append(argv, "ssh",
 		"-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile="+known, "-o", "GlobalKnownHostsFile=/dev/null",
 		"-o", "HostKeyAlias="+name, "-o", "UpdateHostKeys=no", "-o", "CheckHostIP=no",
+		"-o", "ConnectTimeout=15",
 		"-l", cmd.User, "-p", strconv.Itoa(int(port)))
 	if cmd.Identity != "" {
 		argv = append(argv, "-i", cmd.Identity)

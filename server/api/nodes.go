@@ -377,6 +377,9 @@ func (a *api) checkNode(n *dsas.Node, roles []dsas.Role) error {
 	if err := n.Check(); err != nil {
 		return err
 	}
+	if n.BMC != nil && n.BMC.Kind != "ipmi" {
+		return fmt.Errorf("node %s: BMC kind %q: use ipmi, as ipmi://admin@10.0.9.101: %w", n.Name, n.BMC.Kind, dsas.ErrInvalid)
+	}
 	names := namesOf(roles)
 	if n.Role != "" && a.Roles != nil && !slices.Contains(names, n.Role) {
 		return fmt.Errorf("node %s: %w", n.Name, unknownRole(n.Role, names))

@@ -78,7 +78,7 @@ func (d *Driver) Power(ctx context.Context, node dsas.Node, action string) (stat
 		return "", fmt.Errorf("power %q: use one of %s: %w", action, strings.Join(Actions(), ", "), dsas.ErrInvalid)
 	}
 	if node.BMC == nil || node.BMC.Address == "" {
-		return "", fmt.Errorf("power %s of node %s: it has no BMC; give it one (address, user, password): %w", action, node.Name, dsas.ErrInvalid)
+		return "", fmt.Errorf("power %s of node %s: it has no BMC; give it one with: dsas node set %s --bmc ipmi://USER@ADDR: %w", action, node.Name, node.Name, dsas.ErrInvalid)
 	}
 	if node.BMC.Kind != "ipmi" {
 		return "", fmt.Errorf("power %s of node %s: BMC kind %q: use ipmi: %w", action, node.Name, node.BMC.Kind, dsas.ErrInvalid)
