@@ -87,6 +87,9 @@ func (d *daemon) listenBoot() (err error) {
 		listening[s.Server] = true
 		l, err := listenBurst(netip.AddrPortFrom(s.Server, uint16(d.cfg.HTTPPort)).String())
 		if err != nil {
+			if errors.Is(err, unix.EADDRINUSE) {
+				err = fmt.Errorf("%w; `ss -ltnp` says by whom; httpPort in the configuration names another port", err)
+			}
 			return fmt.Errorf("listen for boot HTTP: %w", err)
 		}
 		d.socks.http = append(d.socks.http, l)

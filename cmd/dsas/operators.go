@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"net"
 	"net/http"
@@ -161,6 +162,9 @@ func listenSocket(path, group string) (net.Listener, error) {
 	}
 	if err := socketFree(path); err != nil {
 		return nil, err
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("socket %s: something else has this name; it is left alone, name another with --socket: %w", path, dsas.ErrConflict)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("socket: %w", err)

@@ -114,6 +114,29 @@ func TestSocketFree(t *testing.T) {
 	}
 }
 
+// TestListenSocket: a socket that nobody listens on any more is replaced, and
+// nothing else.
+func TestListenSocket(t *testing.T) {
+	file := writeFile(t, "notes", "keep me")
+	for _, path := range []string{file, t.TempDir()} {
+		if _, err := listenSocket(path, ""); !errors.Is(err, dsas.ErrConflict) || !strings.Contains(err.Error(), "--socket") {
+			t.Errorf("listenSocket(%s) = %v; want ErrConflict with --socket", path, err)
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("%s is gone: %v", path, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	for range 2 {
+		l, err := listenSocket(path, "")
+		if err != nil {
+			t.Fatalf("listenSocket(%s) = %v; want nil", path, err)
+		}
+		l.(*net.UnixListener).SetUnlinkOnClose(false) // as kill -9 leaves it
+		l.Close()
+	}
+}
+
 // TestServeHTTPWaits: what a handler uses is closed after serveHTTP, so it
 // must not return before the handler has.
 func TestServeHTTPWaits(t *testing.T) {
