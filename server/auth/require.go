@@ -130,7 +130,7 @@ func (a *Auth) identify(r *http.Request) (who string, err error) {
 	}
 	if err != nil {
 		return "", &refusal{status: http.StatusUnauthorized, login: true,
-			why: "log in at /login, or send a token as Authorization: Bearer (made on the server with `dsas token add NAME`)"}
+			why: "log in at /login, or send a token (dsas --token-file, else Authorization: Bearer), made on the server with `dsas token add NAME`"}
 	}
 	if !isSafe(r) && !fromOwnPage(r) {
 		return "", &refusal{status: http.StatusForbidden, why: "this request came from another site; open the page itself and try again there"}
