@@ -222,7 +222,9 @@ func TestNodeCommands(t *testing.T) {
 	}
 	c.ok(words("node set w101 --menu lb,web")...)
 	c.wantLine(c.ok("node", "show", "w101"), "menu", "lb, web")
-	c.ok(words("node set w101 --menu none")...)
+	c.wantLine(c.ok(words("node set w101 --menu lb,web --interface bond0.3=192.0.2.6/24 --bmc ipmi://u@h --dry-run")...),
+		"w101 would get bmc ipmi://u@h, interfaces bond0.3=192.0.2.6/24, menu lb, web")
+	c.wantLine(c.ok(words("node set w101 --menu none")...), "w101 changed: no menu")
 	if n, err := c.store.Node(t.Context(), "w101"); err != nil || len(n.Menu) != 0 {
 		t.Errorf("menu after --menu none = %v, %v", n.Menu, err)
 	}
@@ -506,6 +508,9 @@ func TestWait(t *testing.T) {
 	c.wantLine(r.out, "w101 changed", "role db")
 
 	c.power.after = nil
+	r = c.runIn("", words("node set w101 --role db --wait ready --timeout 300ms")...)
+	c.failed(r, 3, []string{"node set --wait"}, "1 of 1 nodes failed: w101")
+	c.wantLine(r.out, "w101: not ready within 300ms")
 	r = c.runIn("", words("power cycle w101 --wait ready --timeout 300ms --json")...)
 	var outcomes []powerOutcome
 	if err := json.Unmarshal([]byte(r.out), &outcomes); err != nil || r.code != 3 || len(outcomes) != 1 || !strings.Contains(outcomes[0].Error, "not ready within") {
@@ -579,6 +584,12 @@ func TestEventsFollow(t *testing.T) {
 
 func TestLookCommands(t *testing.T) {
 	c := newCLI(t)
+	for args, want := range map[string]string{"--version": "dsas " + version, "help node add": "Usage: dsas node add", "help": "Usage: dsas <command>"} {
+		var out bytes.Buffer
+		if err := run(t.Context(), words(args), strings.NewReader(""), &out, io.Discard); err != nil || !strings.HasPrefix(out.String(), want) {
+			t.Errorf("dsas %s = %.40q, %v; want %q first", args, out.String(), err, want)
+		}
+	}
 	c.ok(words("node add w101 --mac 52:54:00:00:01:01")...)
 	c.wantLine(c.ok("role", "ls"), "web", "abababababab", "3.0 MiB", "shipped", "is web")
 	c.wantLine(c.ok("role", "ls"), "db", "not built")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"strings"
 	"time"
 
@@ -97,11 +96,8 @@ func patchText(patch map[string]any) string {
 	for _, key := range sortedKeys(patch) {
 		v := patch[key]
 		if bmc, ok := v.(map[string]any); ok && key == "bmc" {
-			bmc = maps.Clone(bmc)
-			if _, has := bmc["password"]; has {
-				bmc["password"] = "(not shown)"
-			}
-			v = bmc
+			parts = append(parts, bmcPatchText(bmc))
+			continue
 		}
 		switch v := v.(type) {
 		case nil:
@@ -111,6 +107,22 @@ func patchText(patch map[string]any) string {
 				v = fmt.Sprintf("(%d lines)", strings.Count(v, "\n"))
 			}
 			parts = append(parts, key+" "+clean(v))
+		case []string:
+			if len(v) == 0 {
+				parts = append(parts, "no "+key)
+			} else {
+				parts = append(parts, key+" "+clean(strings.Join(v, ", ")))
+			}
+		case []dsas.Interface:
+			if len(v) == 0 {
+				parts = append(parts, "no "+key)
+				break
+			}
+			var list []string
+			for _, i := range v {
+				list = append(list, fmt.Sprintf("%s=%s", i.Device, i.Address))
+			}
+			parts = append(parts, key+" "+clean(strings.Join(list, ", ")))
 		default:
 			b, err := json.Marshal(v)
 			if err != nil {
@@ -120,4 +132,19 @@ func patchText(patch map[string]any) string {
 		}
 	}
 	return strings.Join(parts, ", ")
+}
+
+// bmcPatchText says what of a BMC is set; of its password only that it is.
+func bmcPatchText(bmc map[string]any) string {
+	text := "bmc"
+	if kind, ok := bmc["kind"].(string); ok {
+		b := dsas.BMC{Kind: kind}
+		b.Address, _ = bmc["address"].(string)
+		b.User, _ = bmc["user"].(string)
+		text += " " + clean(bmcText(&b))
+	}
+	if _, has := bmc["password"]; has {
+		text += " with a password"
+	}
+	return text
 }

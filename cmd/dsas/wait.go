@@ -57,9 +57,14 @@ func (w *wait) follow(ctx context.Context, a *app, c *client.Client, timeout tim
 			return nil
 		}
 	}
-	for _, n := range w.nodes {
-		if !n.done {
-			n.done, n.why = true, fmt.Sprintf("not ready within %s; it is in phase %s", timeout, n.phase)
+	for _, name := range w.order {
+		n := w.nodes[name]
+		if n.done {
+			continue
+		}
+		n.done, n.why = true, fmt.Sprintf("not ready within %s; it is in phase %s", timeout, n.phase)
+		if !a.JSON {
+			a.printf("%s: %s\n", clean(name), n.why)
 		}
 	}
 	return nil
