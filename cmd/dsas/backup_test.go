@@ -186,6 +186,9 @@ func TestBackupRestore(t *testing.T) {
 				t.Errorf("beside the backup there is %v; want nothing", left)
 			}
 
+			if out := from.must(append(append([]string{"restore", "--dry-run"}, c.restore...), file)...); strings.Contains(out, "dsas image build") {
+				t.Errorf("dsas restore --dry-run where the images are said %q; want none to build", out)
+			}
 			to := newOpsBox(t)
 			to.must(append(append([]string{"restore", "--dry-run"}, c.restore...), file)...)
 			if _, err := os.Stat(filepath.Join(to.state, "dsas.db")); !errors.Is(err, os.ErrNotExist) {

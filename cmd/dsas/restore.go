@@ -386,9 +386,15 @@ func (r *restorer) missing() (names []string) {
 	if r.m.WithImages {
 		return nil
 	}
+	here := r.blobs
+	if dir := r.req.Config.path("images"); here == nil { // a dry run makes no folder
+		if _, err := os.Stat(filepath.Join(dir, "roles")); err == nil {
+			here, _ = blobs.Open(dir)
+		}
+	}
 	for _, image := range r.m.Images {
-		if r.blobs != nil {
-			if have, err := r.blobs.Current(image.Role); err == nil && have.Digest == image.Digest {
+		if here != nil {
+			if have, err := here.Current(image.Role); err == nil && have.Digest == image.Digest {
 				continue
 			}
 		}
