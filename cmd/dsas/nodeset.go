@@ -22,7 +22,8 @@ type nodeSetCmd struct {
 func (*nodeSetCmd) Help() string {
 	return `All changes are checked for all nodes before anything is changed. A role takes
 effect at the next boot. Flags that are not given change nothing; "none" takes
-a value away.
+a value away. MACs, menu and interfaces are replaced as a whole, disks key by
+key.
 
 Examples:
 
