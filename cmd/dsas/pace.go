@@ -13,7 +13,7 @@ import (
 // the time that a burst of DHCP takes.
 const (
 	growSmall = 150
-	growLarge = 50
+	growLarge = 30
 	largeHeap = 32 << 20 // bytes in use
 )
 
