@@ -232,7 +232,7 @@ func (b *bench) tftpServers() []tftpServer {
 				"--interface="+linkName, "--bind-interfaces", "--enable-tftp", "--tftp-root="+dir, "--tftp-max=1000")
 		}},
 		{name: "tftpd-hpa", start: func(ctx context.Context, a *arena, dir string) (*program, error) {
-			return a.start(ctx, b.peer("in.tftpd"), "--foreground", "--user", "nobody", "--address", serverAddr+":69", "--secure", dir)
+			return a.start(ctx, b.peer("in.tftpd"), "-L", "--user", "nobody", "--address", serverAddr+":69", "--secure", dir)
 		}},
 		{name: "atftpd", start: func(ctx context.Context, a *arena, dir string) (*program, error) {
 			return a.start(ctx, b.peer("atftpd"), "--daemon", "--no-fork", "--logfile", "/dev/stderr", "--verbose=3", "--user", "root.root", "--bind-address", serverAddr, "--maxthread", "1000", dir)
