@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"sync"
 	"time"
@@ -114,3 +117,20 @@ func (m *memoryStore) Current(string) (dsas.Manifest, error) {
 }
 
 func (m *memoryStore) Boot() (dsas.BootSet, error) { return dsas.BootSet{Release: "0-bench"}, nil }
+
+// startProfile writes the processor profile of a child that serves as what into
+// folder dir, until stop is called; "" for none.
+func startProfile(dir, what string) (stop func(), err error) {
+	if dir == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("%s-%d.pprof", what, os.Getpid())))
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { pprof.StopCPUProfile(); f.Close() }, nil
+}

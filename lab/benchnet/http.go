@@ -12,8 +12,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/pprof"
-	"strconv"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -200,17 +198,11 @@ func httpChild(ctx context.Context, images, profile string) error {
 	if err != nil {
 		return err
 	}
-	if profile != "" {
-		f, err := os.Create(filepath.Join(profile, "http-"+strconv.Itoa(os.Getpid())+".pprof"))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+	stop, err := startProfile(profile, "http")
+	if err != nil {
+		return err
 	}
+	defer stop()
 	l, err := net.Listen("tcp4", net.JoinHostPort(serverAddr, httpPort))
 	if err != nil {
 		return err

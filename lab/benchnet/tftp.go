@@ -11,8 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/pprof"
-	"strconv"
 	"strings"
 	"time"
 
@@ -275,17 +273,11 @@ func tftpChild(ctx context.Context, dir, profile string) error {
 	if err != nil {
 		return err
 	}
-	if profile != "" {
-		f, err := os.Create(filepath.Join(profile, "tftp-"+strconv.Itoa(os.Getpid())+".pprof"))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+	stop, err := startProfile(profile, "tftp")
+	if err != nil {
+		return err
 	}
+	defer stop()
 	return s.Run(ctx)
 }
 

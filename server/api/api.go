@@ -54,6 +54,8 @@ type Store interface {
 	Unknowns(ctx context.Context) ([]dsas.Unknown, error)
 	DeleteUnknown(ctx context.Context, mac dsas.MAC) error
 	Leases(ctx context.Context) ([]dsas.Lease, error)
+	// Ports gives the switch ports that MACs were last heard at.
+	Ports(ctx context.Context) (map[dsas.MAC]dsas.Port, error)
 
 	Sites(ctx context.Context) ([]dsas.Site, error)
 	Site(ctx context.Context, name string) (dsas.Site, error)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"reflect"
 	"strings"
 
@@ -13,13 +14,22 @@ import (
 )
 
 // decode reads a T strictly: a field that T does not have is refused by name.
-func decode[T any](body []byte) (T, error) {
-	var v T
-	raw, err := decodeRaw(body)
+func decode[T any](r *http.Request) (T, error) {
+	raw, err := readRaw(r)
 	if err != nil {
-		return v, err
+		var none T
+		return none, err
 	}
 	return fromRaw[T](raw)
+}
+
+// readRaw reads a request's JSON as it is.
+func readRaw(r *http.Request) (any, error) {
+	body, err := readBody(r)
+	if err != nil {
+		return nil, err
+	}
+	return decodeRaw(body)
 }
 
 func decodeRaw(body []byte) (any, error) {

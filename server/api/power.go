@@ -19,11 +19,7 @@ const powerAtOnce = 8
 // errors included, once the request itself is right.
 func (a *api) power(r *http.Request) (answer, error) {
 	ctx := r.Context()
-	body, err := readBody(r)
-	if err != nil {
-		return answer{}, err
-	}
-	req, err := decode[dsas.PowerRequest](body)
+	req, err := decode[dsas.PowerRequest](r)
 	if err != nil {
 		return answer{}, err
 	}

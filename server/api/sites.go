@@ -22,11 +22,7 @@ func (a *api) showSite(r *http.Request) (answer, error) {
 }
 
 func (a *api) addSite(r *http.Request) (answer, error) {
-	body, err := readBody(r)
-	if err != nil {
-		return answer{}, err
-	}
-	s, err := decode[dsas.Site](body)
+	s, err := decode[dsas.Site](r)
 	if err != nil {
 		return answer{}, err
 	}
@@ -59,11 +55,7 @@ func (a *api) addSite(r *http.Request) (answer, error) {
 
 func (a *api) changeSite(r *http.Request) (answer, error) {
 	ctx := r.Context()
-	body, err := readBody(r)
-	if err != nil {
-		return answer{}, err
-	}
-	patch, err := decodeRaw(body)
+	patch, err := readRaw(r)
 	if err != nil {
 		return answer{}, err
 	}

@@ -42,13 +42,9 @@ func (a *api) addToken(r *http.Request) (answer, error) {
 	if err := a.needTokens(); err != nil {
 		return answer{}, err
 	}
-	body, err := readBody(r)
-	if err != nil {
-		return answer{}, err
-	}
 	req, err := decode[struct {
 		Name string `json:"name"`
-	}](body)
+	}](r)
 	if err != nil {
 		return answer{}, err
 	}

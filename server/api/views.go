@@ -15,7 +15,7 @@ func (a *api) listUnknown(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	ports, err := a.ports(r.Context())
+	ports, err := a.Store.Ports(r.Context())
 	for i, u := range unknown {
 		if p, ok := ports[u.MAC]; ok {
 			unknown[i].Port = &p

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dsas"
+	"dsas/internal/diskio"
 )
 
 // Format is the version of the file's layout.
@@ -194,7 +195,7 @@ func WriteFile(ctx context.Context, path string, m Manifest, recipients []age.Re
 		os.Remove(tmp)
 		return fmt.Errorf("write backup: %w", err)
 	}
-	return syncDir(dir)
+	return diskio.SyncDir(dir)
 }
 
 // unnamed opens a file in dir that vanishes with this process, or, where the
@@ -269,7 +270,7 @@ func writeOne(ctx context.Context, t *tar.Writer, f File, at time.Time) error {
 		return err
 	}
 	h := sha256.New()
-	n, err := io.Copy(io.MultiWriter(t, h), io.LimitReader(readerCtx{ctx, in}, f.Size))
+	n, err := io.Copy(io.MultiWriter(t, h), io.LimitReader(diskio.Reader(ctx, in), f.Size))
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.source, err)
 	}
@@ -320,25 +321,4 @@ func checkName(name string) error {
 		return fmt.Errorf("file %q in the backup: not a name that a backup has: %w", name, dsas.ErrInvalid)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-type readerCtx struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r readerCtx) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }

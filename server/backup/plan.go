@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"dsas"
+	"dsas/internal/diskio"
 )
 
 // StageName is the folder, below the state folder, in which a restore is
@@ -56,7 +57,7 @@ func Commit(stage string, p Plan) error {
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
 		return fmt.Errorf("commit restore: %w", err)
 	}
-	if err := errors.Join(syncFile(tmp), os.Rename(tmp, filepath.Join(stage, planName)), syncDir(stage)); err != nil {
+	if err := errors.Join(syncFile(tmp), os.Rename(tmp, filepath.Join(stage, planName)), diskio.SyncDir(stage)); err != nil {
 		return fmt.Errorf("commit restore: %w", err)
 	}
 	return nil
@@ -99,7 +100,7 @@ func Finish(stage string, step func(string)) (Plan, error) {
 	}
 	step("forget plan")
 	// The plan first: what is left of a stage without one is rubbish.
-	if err := errors.Join(os.Remove(filepath.Join(stage, planName)), syncDir(stage), os.RemoveAll(stage)); err != nil {
+	if err := errors.Join(os.Remove(filepath.Join(stage, planName)), diskio.SyncDir(stage), os.RemoveAll(stage)); err != nil {
 		return p, fmt.Errorf("finish restore: %w", err)
 	}
 	return p, nil
@@ -120,7 +121,7 @@ func place(stage, aside string, i Item, step func(string)) error {
 		if err := os.Remove(i.To); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		return syncDir(filepath.Dir(i.To))
+		return diskio.SyncDir(filepath.Dir(i.To))
 	}
 	if err := os.MkdirAll(filepath.Dir(i.To), 0o755); err != nil {
 		return err
@@ -137,7 +138,7 @@ func place(stage, aside string, i Item, step func(string)) error {
 	if err := os.Rename(tmp, i.To); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(i.To))
+	return diskio.SyncDir(filepath.Dir(i.To))
 }
 
 // keep copies what is at path to old, whole or not at all: the original stays
@@ -171,7 +172,7 @@ func keep(path, old string) error {
 	if err := os.Rename(old+".part", old); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(old))
+	return diskio.SyncDir(filepath.Dir(old))
 }
 
 // link makes a symbolic link, in place of what a killed restore left there.

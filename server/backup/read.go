@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"dsas"
+	"dsas/internal/diskio"
 )
 
 // ageHeader begins every file that age made (age-encryption.org/v1).
@@ -38,7 +39,7 @@ func Read(ctx context.Context, r io.Reader, ids Identities, sink Sink) (Manifest
 }
 
 func read(ctx context.Context, r io.Reader, ids Identities, sink Sink) (m Manifest, err error) {
-	in := bufio.NewReaderSize(readerCtx{ctx, r}, 1<<16)
+	in := bufio.NewReaderSize(diskio.Reader(ctx, r), 1<<16)
 	plain := io.Reader(in)
 	if head, _ := in.Peek(len(ageHeader)); string(head) == ageHeader {
 		have, err := ids()

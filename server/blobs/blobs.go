@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"dsas"
+	"dsas/internal/diskio"
 )
 
 // Store is a folder of content. It is safe for use by several goroutines, and
@@ -78,7 +79,7 @@ func (s *Store) Put(ctx context.Context, r io.Reader) (dsas.Digest, int64, error
 	defer os.Remove(f.Name()) // fails after the rename, as it should
 	defer f.Close()
 	h := sha256.New()
-	n, err := io.CopyBuffer(io.MultiWriter(f, h), readerCtx{ctx, r}, make([]byte, 1<<20))
+	n, err := io.CopyBuffer(io.MultiWriter(f, h), diskio.Reader(ctx, r), make([]byte, 1<<20))
 	if err != nil {
 		return fail(err)
 	}
@@ -150,17 +151,7 @@ func settle(f *os.File, name string) error {
 	if err := os.Rename(f.Name(), name); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(name))
-}
-
-// syncDir makes a rename survive a power cut.
-func syncDir(name string) error {
-	d, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return diskio.SyncDir(filepath.Dir(name))
 }
 
 // staleAfter is longer than any write takes: an older temporary file is what a
@@ -179,17 +170,4 @@ func (s *Store) sweep() {
 			}
 		}
 	}
-}
-
-// readerCtx ends a copy when ctx ends.
-type readerCtx struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r readerCtx) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }

@@ -20,7 +20,8 @@ import (
 type client struct {
 	req    *dhcpv4.DHCPv4
 	mac    dsas.MAC
-	id     string // option 61, hex; "" when none
+	id     string       // option 61, hex; "" when none
+	asks   boot.Request // what req says of the box: all that Classify reads
 	node   *dsas.Node
 	link   *link
 	relay  relayed
@@ -47,7 +48,7 @@ func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4, unicas
 	if !ok || mac[0]&1 != 0 || req.OpCode != dhcpv4.OpcodeBootRequest {
 		return nil, unanswered{DropMalformed, errors.New("not from an Ethernet address")}
 	}
-	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), link: l, relay: relayOf(req)}
+	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), asks: Classify(req), link: l, relay: relayOf(req)}
 	if err := s.findNode(ctx, &c); err != nil {
 		return nil, err
 	}
@@ -369,7 +370,7 @@ func (s *Server) isServer(c *client, a netip.Addr) bool {
 
 // plan asks package boot.
 func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
-	r := Classify(c.req)
+	r := c.asks
 	r.Node, r.Discovery = c.node, s.Discovery
 	if c.node != nil && !c.node.HasMAC(c.mac) && len(c.node.NICs) > 0 {
 		r.MAC = c.node.NICs[0].MAC // its boot files are under a MAC of its own

@@ -60,7 +60,7 @@ func (s *Server) proxy(ctx context.Context, l *link, req *dhcpv4.DHCPv4, sender 
 		// A REQUEST on 67 takes an address, or gives one back: not ours to say.
 		return nil, unanswered{DropOther, nil}
 	}
-	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), link: l, relay: relayOf(req)}
+	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), asks: asks, link: l, relay: relayOf(req)}
 	if err := s.findNode(ctx, &c); err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ func (s *Server) unknown(ctx context.Context, c *client, addr netip.Addr) {
 	if !s.strange.allow(now, time.Second, maxStrangers) {
 		return // a flood; who is really there asks again
 	}
-	r := Classify(c.req)
+	r := &c.asks
 	u := dsas.Unknown{MAC: c.mac, VendorClass: clean(r.VendorClass), Address: addr, First: now, Last: now, Count: 1}
 	if r.HasArch {
 		u.Arch = r.Arch.String()
@@ -57,8 +57,7 @@ func (s *Server) refused(ctx context.Context, c *client, p boot.Plan) {
 // acked records an address given to something that boots: a lease that an
 // operating system renews is no news.
 func (s *Server) acked(ctx context.Context, c *client, addr netip.Addr, p boot.Plan) {
-	r := Classify(c.req)
-	if c.node == nil || !r.IsPXE() || !s.seen.first("ack "+c.mac.String()+c.req.TransactionID.String(), s.Now(), time.Minute) {
+	if c.node == nil || !c.asks.IsPXE() || !s.seen.first("ack "+c.mac.String()+c.req.TransactionID.String(), s.Now(), time.Minute) {
 		return
 	}
 	msg := fmt.Sprintf("%s, no boot file: %s", addr, p.Reason)

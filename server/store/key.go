@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"dsas"
+	"dsas/internal/diskio"
 
 	"golang.org/x/crypto/chacha20poly1305"
 )
@@ -83,17 +84,5 @@ func makeKey(path string) ([]byte, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("make key %s: %w", path, err)
 	}
-	return key, syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync %s: %w", dir, err)
-	}
-	return nil
+	return key, diskio.SyncDir(dir)
 }
