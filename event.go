@@ -64,8 +64,8 @@ const (
 	KindAssigned     Kind = "node.assigned"  // operator changed the role
 	KindChanged      Kind = "node.changed"   // operator added or changed the node
 	KindSiteChanged  Kind = "site.changed"
-	KindUnknown      Kind = "unknown.seen" // an unknown MAC was recorded for the first time
-	KindImage        Kind = "image.published"
+	KindUnknown      Kind = "unknown.seen"    // an unknown MAC was recorded for the first time
+	KindPublished    Kind = "image.published" // a role's nodes boot another release from now on
 	KindServer       Kind = "server"
 	KindLoaderFailed Kind = "boot.loader-failed"
 	KindMenu         Kind = "boot.menu" // a role other than the assigned one was picked at the loader, for this boot

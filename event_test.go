@@ -44,7 +44,7 @@ func TestPhaseAfter(t *testing.T) {
 		{KindChanged, "", same, same},
 		{KindSiteChanged, "", same, same},
 		{KindUnknown, "", same, same},
-		{KindImage, "", same, same},
+		{KindPublished, "", same, same},
 		{KindServer, "", same, same},
 		{"of.tomorrow", "", same, same},
 	} {

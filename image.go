@@ -3,7 +3,6 @@ package dsas
 import (
 	"fmt"
 	"strings"
-	"time"
 )
 
 // Digest names content, as OCI writes it: "sha256:" and 64 hex digits.
@@ -56,18 +55,43 @@ type Part struct {
 // Manifest is an image: a role's root file system at one version. Parts apply
 // in order; later parts win, and whiteouts (".wh.NAME") remove.
 type Manifest struct {
-	Role    string    `json:"role"`
-	Created time.Time `json:"created"`
-	Kernel  string    `json:"kernel"` // release whose modules it holds, "6.1.0-41-amd64"
-	Parts   []Part    `json:"parts"`
-	Memory  int64     `json:"memory,omitempty"` // bytes the role needs, from its definition
-	Digest  Digest    `json:"digest,omitempty"` // of this manifest's JSON without this field
+	Role   string `json:"role"`
+	Kernel string `json:"kernel"` // release whose modules it holds, "6.1.0-41-amd64"
+	Parts  []Part `json:"parts"`
+	Memory int64  `json:"memory,omitempty"` // bytes the role needs, from its definition
+	Digest Digest `json:"digest,omitempty"` // of the OCI manifest: this image, its layers compressed as they are
 }
 
-// BootSet is the kernel and initramfs all roles boot with.
+// Size gives the compressed bytes of all parts.
+func (m Manifest) Size() (n int64) {
+	for _, p := range m.Parts {
+		n += p.Size
+	}
+	return n
+}
+
+// Unpacked gives the bytes of tmpfs that the parts take.
+func (m Manifest) Unpacked() (n int64) {
+	for _, p := range m.Parts {
+		n += p.Unpacked
+	}
+	return n
+}
+
+// BootSet is the kernel and initramfs that a release boots with.
 type BootSet struct {
 	Release   string `json:"release"` // kernel release
 	Kernel    Part   `json:"kernel"`
 	Initramfs Part   `json:"initramfs"`
 	Firmware  *Part  `json:"firmware,omitempty"` // optional second cpio: NIC firmware, microcode
+	Digest    Digest `json:"digest,omitempty"`   // of its OCI manifest
+}
+
+// Parts lists what there is of b.
+func (b BootSet) Parts() []Part {
+	parts := []Part{b.Kernel, b.Initramfs}
+	if b.Firmware != nil {
+		parts = append(parts, *b.Firmware)
+	}
+	return parts
 }

@@ -57,7 +57,10 @@ type Node struct {
 	// beside its MACs.
 	ClientID ClientID `json:"clientId,omitempty"`
 	Role     string   `json:"role,omitempty"` // assigned; "" boots nothing
-	Loader   Loader   `json:"loader,omitempty"`
+	// Release pins the node to one release of its role, by ID; "": it follows
+	// what is current for the role.
+	Release Digest `json:"release,omitempty"`
+	Loader  Loader `json:"loader,omitempty"`
 	// Menu lists roles that are offered at the node's boot loader beside the
 	// assigned one; what is picked there is for that boot alone. Empty: no menu.
 	Menu       []string    `json:"menu,omitempty"`
@@ -92,7 +95,7 @@ type NodeStatus struct {
 	Running string `json:"running,omitempty"` // role that this boot was given
 	// Picked: Running was picked at the loader's menu, for this boot alone.
 	Picked bool   `json:"picked,omitempty"`
-	Image  Digest `json:"image,omitempty"` // manifest digest of this boot
+	Image  Digest `json:"image,omitempty"` // ID of the release of this boot
 	// Serving is the role whose services the node said last to be ready. It
 	// stays while the node is merely silent or somebody asks for its boot
 	// script, and ends when the node says so, boots anew or is switched.
@@ -181,6 +184,14 @@ func (n *Node) Check() error {
 	if n.Role != "" {
 		if err := CheckName("role", n.Role); err != nil {
 			return fmt.Errorf("node %s: %w", n.Name, err)
+		}
+	}
+	if n.Release != "" {
+		if _, err := ParseDigest(string(n.Release)); err != nil {
+			return fmt.Errorf("node %s: release: %w", n.Name, err)
+		}
+		if n.Role == "" {
+			return fmt.Errorf("node %s: is pinned to a release and has no role: %w", n.Name, ErrInvalid)
 		}
 	}
 	if err := checkMenu(n.Menu); err != nil {

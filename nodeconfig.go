@@ -11,6 +11,7 @@ type NodeConfig struct {
 	Node     string    `json:"node"`
 	Boot     string    `json:"boot"`
 	Role     Role      `json:"role"`
+	Release  string    `json:"release"` // "web:7", for people
 	Manifest Manifest  `json:"manifest"`
 	Conf     string    `json:"conf"`  // text of /etc/dsas.conf
 	Files    []File    `json:"files"` // rendered templates, resolv.conf, hosts, host keys, authorized keys
@@ -39,9 +40,9 @@ type Boot struct {
 	MAC       MAC       `json:"mac"`
 	Role      string    `json:"role"`
 	Picked    bool      `json:"picked,omitempty"` // Role was picked at the loader, and is not the assigned one
-	Image     Digest    `json:"image"`
-	TokenHash []byte    `json:"-"` // SHA-256 of the token
-	Session   []byte    `json:"-"` // session key, encrypted at rest
+	Image     Digest    `json:"image"`            // ID of the release
+	TokenHash []byte    `json:"-"`                // SHA-256 of the token
+	Session   []byte    `json:"-"`                // session key, encrypted at rest
 	Created   time.Time `json:"created"`
 	// Address is what the box boots with and what its token is bound to.
 	Address netip.Addr `json:"address,omitzero"`

@@ -13,19 +13,41 @@ type NodeView struct {
 	Node   Node       `json:"node"`
 	Status NodeStatus `json:"status"`
 	Ports  []Port     `json:"ports,omitempty"` // where its NICs hang, as relays and switches said
+	// Release is nil where the server keeps no images.
+	Release *NodeRelease `json:"release,omitempty"`
 }
 
-// RoleView is a role with its current image and where its definition lies.
+// RoleView is a role with the release its nodes follow and where its definition
+// lies.
 type RoleView struct {
-	Role   Role      `json:"role"`
-	Image  *Manifest `json:"image"`  // nil: not built yet
-	Source string    `json:"source"` // "shipped" or the definition's folder
+	Role    Role     `json:"role"`
+	Release *Release `json:"release"` // nil: none
+	Source  string   `json:"source"`  // "shipped" or the definition's folder
 }
 
-// ImagesView is what there is to boot.
-type ImagesView struct {
-	Boot   *BootSet   `json:"boot"` // nil: not built yet
-	Images []Manifest `json:"images"`
+// ReleaseView is a release and who uses it.
+type ReleaseView struct {
+	Name string `json:"name"` // "web:7"
+	Release
+	Current  bool     `json:"current"`            // what the role's nodes follow
+	Before   int      `json:"before,omitempty"`   // 1: what a roll-back goes back to, 2: the one before
+	Canary   []string `json:"canary,omitempty"`   // nodes that try it
+	Pinned   []string `json:"pinned,omitempty"`   // nodes
+	Assigned []string `json:"assigned,omitempty"` // nodes that would boot it now
+	Running  []string `json:"running,omitempty"`  // nodes whose newest boot began with it
+}
+
+// NodeRelease is what a node runs and would boot, by the names of the releases.
+type NodeRelease struct {
+	Running  string `json:"running,omitempty"`  // of the boot that its status shows
+	Assigned string `json:"assigned,omitempty"` // that a boot now would be given
+	// Changes: a boot now would give the node something other than it runs.
+	Changes bool `json:"changes"`
+}
+
+// PublishRequest asks for a release to be what a role's nodes boot.
+type PublishRequest struct {
+	Release string `json:"release"` // as ParseReleaseRef reads it
 }
 
 // The power actions.

@@ -104,9 +104,46 @@ func (c *Client) Roles(ctx context.Context) ([]dsas.RoleView, error) {
 	return get[[]dsas.RoleView](ctx, c, "/roles", nil)
 }
 
-// Images lists what is built.
-func (c *Client) Images(ctx context.Context) (dsas.ImagesView, error) {
-	return get[dsas.ImagesView](ctx, c, "/images", nil)
+// Releases lists the releases of a role, "" for all, with who uses them.
+func (c *Client) Releases(ctx context.Context, role string) ([]dsas.ReleaseView, error) {
+	var q url.Values
+	if role != "" {
+		q = url.Values{"role": {role}}
+	}
+	return get[[]dsas.ReleaseView](ctx, c, "/releases", q)
+}
+
+// Release gives one release; name is as dsas.ParseReleaseRef reads it.
+func (c *Client) Release(ctx context.Context, name string) (dsas.ReleaseView, error) {
+	return get[dsas.ReleaseView](ctx, c, at("releases", name), nil)
+}
+
+// Published tells what each role's nodes boot.
+func (c *Client) Published(ctx context.Context) ([]dsas.Published, error) {
+	return get[[]dsas.Published](ctx, c, "/published", nil)
+}
+
+// Publish makes a release what its role's nodes boot. With rehearse nothing is
+// changed.
+func (c *Client) Publish(ctx context.Context, role string, req dsas.PublishRequest, rehearse bool) (dsas.Published, error) {
+	var p dsas.Published
+	err := c.call(ctx, http.MethodPost, at("roles", role)+"/publish", dry(rehearse), req, &p)
+	return p, err
+}
+
+// RollBack makes what a role's nodes booted before current again.
+func (c *Client) RollBack(ctx context.Context, role string, rehearse bool) (dsas.Published, error) {
+	var p dsas.Published
+	err := c.call(ctx, http.MethodPost, at("roles", role)+"/rollback", dry(rehearse), nil, &p)
+	return p, err
+}
+
+// SyncReleases has the server publish what image builds have proposed, now and
+// not at its next look. It gives the roles that changed.
+func (c *Client) SyncReleases(ctx context.Context) ([]dsas.Published, error) {
+	var list []dsas.Published
+	err := c.call(ctx, http.MethodPost, "/releases/sync", nil, nil, &list)
+	return list, err
 }
 
 // Power does one action (a dsas.Power constant) on nodes. What became of each

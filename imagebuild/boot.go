@@ -33,9 +33,8 @@ type bootState struct {
 	Boot dsas.BootSet
 }
 
-// BuildBoot makes the kernel and initramfs that all roles boot with, and
-// publishes them unless what is current was made of the same inputs. It needs
-// no privileges. Firmware is nil where the machine's apt sources have no
+// BuildBoot makes the kernel and initramfs that releases boot with, unless what
+// is in the store was made of the same inputs. It needs no privileges. Firmware is nil where the machine's apt sources have no
 // firmware packages (Debian's component non-free-firmware).
 func BuildBoot(ctx context.Context, opt Options) (dsas.BootSet, error) {
 	unlock, err := opt.open(ctx)
@@ -82,9 +81,6 @@ func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 	var state bootState
 	if readJSON(stateFile, &state) && state.Key == inputs && hasBoot(opt.Store, state.Boot) {
 		opt.say("kernel %s and initramfs are up to date", k.Release)
-		if cur, err := opt.Store.Boot(); err != nil || cur.Initramfs.Digest != state.Boot.Initramfs.Digest || cur.Kernel.Digest != state.Boot.Kernel.Digest {
-			return state.Boot, opt.Store.PublishBoot(state.Boot)
-		}
 		return state.Boot, nil
 	}
 
@@ -115,9 +111,6 @@ func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 	if b.Firmware, err = buildFirmware(ctx, opt, a, fw, set, mods); err != nil {
 		return none, err
 	}
-	if err := opt.Store.PublishBoot(b); err != nil {
-		return none, err
-	}
 	opt.say("kernel %s: %.1f MiB, initramfs %.1f MiB", b.Release, mib(b.Kernel.Size), mib(b.Initramfs.Size))
 	if err := writeJSON(stateFile, bootState{inputs, b}); err != nil {
 		return none, err
@@ -127,10 +120,7 @@ func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
-func hasBoot(s Store, b dsas.BootSet) bool {
-	return s.Has(b.Kernel.Digest, b.Kernel.Size) && s.Has(b.Initramfs.Digest, b.Initramfs.Size) &&
-		(b.Firmware == nil || s.Has(b.Firmware.Digest, b.Firmware.Size))
-}
+func hasBoot(s Store, b dsas.BootSet) bool { return hasParts(s, b.Parts()) }
 
 // programsCpio is the half of the initramfs that changes with our programs.
 func programsCpio(ctx context.Context, opt *Options) (*archive, error) {

@@ -27,7 +27,7 @@ import (
 
 // builder changes when the same inputs give other bytes, so that nothing an
 // older program cached is taken for current.
-const builder = "2"
+const builder = "3"
 
 // epoch is the time stamp of everything in an initramfs or an image, in place
 // of the time of the build: 2024-01-01. Newer files are clamped to it.
@@ -39,18 +39,17 @@ const defaultMaxAge = 24 * time.Hour
 // refreshAge is how old lists may be where newer ones are asked for.
 const refreshAge = 2 * time.Minute
 
-// Store is where built content goes and where what is current is remembered.
+// Store is where built content and releases go.
 type Store interface {
 	// Put stores what r gives under its digest.
 	Put(ctx context.Context, r io.Reader) (dsas.Digest, int64, error)
 	// Has tells whether content of this digest and length (bytes) is there.
 	Has(d dsas.Digest, size int64) bool
-	// Current gives a role's manifest, Boot the boot set; dsas.ErrNotFound
-	// where none was published.
-	Current(role string) (dsas.Manifest, error)
-	Boot() (dsas.BootSet, error)
-	Publish(m dsas.Manifest) (dsas.Manifest, error)
-	PublishBoot(b dsas.BootSet) error
+	// Release gives a release by its ID, or dsas.ErrNotFound.
+	Release(id dsas.Digest) (*dsas.Release, error)
+	// AddRelease stores a release whose content is there; what is there under
+	// its ID already is the same.
+	AddRelease(ctx context.Context, r dsas.Release) (dsas.Release, error)
 }
 
 // Options says with what and where to build.

@@ -2,14 +2,12 @@ package imagebuild
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"io/fs"
 
@@ -27,16 +25,17 @@ type Definition struct {
 
 // roleState remembers what a role's image was made of.
 type roleState struct {
-	Key      string
-	Manifest dsas.Digest
+	Key     string
+	Release dsas.Digest
 }
 
-// BuildRole builds the image of a role and makes it current; where nothing
-// changed, it gives the current manifest after comparing hashes. It needs root
+// BuildRole builds a release of a role, to boot with what BuildBoot made; where
+// nothing changed, it gives the last one built after comparing hashes. Whether
+// nodes boot it is for others to say. It needs root
 // (chroot, overlayfs, the owners of files) and keeps mounts and processes in
 // namespaces of their own, so that however it ends none is left.
-func BuildRole(ctx context.Context, opt Options, def Definition) (dsas.Manifest, error) {
-	var none dsas.Manifest
+func BuildRole(ctx context.Context, opt Options, def Definition, boot dsas.BootSet) (dsas.Release, error) {
+	var none dsas.Release
 	if err := dsas.CheckName("role", def.Role.Name); err != nil {
 		return none, fmt.Errorf("build image: %w", err)
 	}
@@ -45,15 +44,15 @@ func BuildRole(ctx context.Context, opt Options, def Definition) (dsas.Manifest,
 		return none, err
 	}
 	defer unlock()
-	m, err := buildRole(ctx, &opt, def)
+	r, err := buildRole(ctx, &opt, def, boot)
 	if err != nil {
 		return none, fmt.Errorf("build image of role %s: %w", def.Role.Name, err)
 	}
-	return m, nil
+	return r, nil
 }
 
-func buildRole(ctx context.Context, opt *Options, def Definition) (dsas.Manifest, error) {
-	var none dsas.Manifest
+func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.BootSet) (dsas.Release, error) {
+	var none dsas.Release
 	files, err := readFiles(def)
 	if err != nil {
 		return none, err
@@ -73,20 +72,21 @@ func buildRole(ctx context.Context, opt *Options, def Definition) (dsas.Manifest
 	if err != nil {
 		return none, err
 	}
+	if boot.Release != k.Release {
+		return none, fmt.Errorf("its modules would be kernel %s's and it would boot with %s; build both anew: dsas image build %s: %w", k.Release, boot.Release, def.Role.Name, dsas.ErrConflict)
+	}
 	packages := slices.Clone(def.Role.Packages)
 	slices.Sort(packages)
 	packages = slices.Compact(packages)
 	stateFile := filepath.Join(opt.Cache, "roles", def.Role.Name+".json")
-	state := roleState{Key: key("role", a.sources, a.stamp(), k.id(), packages, def.Role.Modules, def.Role.Remove, memory,
+	state := roleState{Key: key("role", a.sources, a.stamp(), k.id(), bootKey(boot), packages, def.Role.Modules, def.Role.Remove, memory,
 		files.sum(), basePackages, dpkgOptions, imageFolders, imageModules, dropped, emptied)}
-	cur, curErr := opt.Store.Current(def.Role.Name)
 	var old roleState
-	if curErr == nil && readJSON(stateFile, &old) && old.Key == state.Key && old.Manifest == cur.Digest && hasParts(opt.Store, cur.Parts) {
-		opt.say("image of role %s is up to date", def.Role.Name)
-		return cur, nil
-	}
-	if curErr != nil && !errors.Is(curErr, dsas.ErrNotFound) {
-		opt.say("replacing what cannot be read: %v", curErr)
+	if readJSON(stateFile, &old) && old.Key == state.Key {
+		if r, err := opt.Store.Release(old.Release); err == nil && hasParts(opt.Store, r.Manifest.Parts) && hasBoot(opt.Store, r.Boot) {
+			opt.say("image of role %s is up to date: release %s", def.Role.Name, r.Name())
+			return *r, nil
+		}
 	}
 
 	if os.Geteuid() != 0 {
@@ -125,23 +125,22 @@ func buildRole(ctx context.Context, opt *Options, def Definition) (dsas.Manifest
 		m.Parts = append(m.Parts, l.Part)
 	}
 
-	// Newer package lists that changed nothing make no new image.
-	if curErr == nil && slices.Equal(cur.Parts, m.Parts) && cur.Kernel == m.Kernel && cur.Memory == m.Memory {
-		opt.say("image of role %s is up to date", def.Role.Name)
-		m = cur
-	} else {
-		m.Created = time.Now().UTC().Truncate(time.Second)
-		if m, err = opt.Store.Publish(m); err != nil {
-			return none, err
-		}
-		var size, unpacked int64
-		for _, p := range m.Parts {
-			size, unpacked = size+p.Size, unpacked+p.Unpacked
-		}
-		opt.say("image of role %s: %.1f MiB, %.1f MiB unpacked", m.Role, mib(size), mib(unpacked))
+	r, err := opt.Store.AddRelease(ctx, dsas.Release{Role: def.Role.Name, Boot: boot, Manifest: m})
+	if err != nil {
+		return none, err
 	}
-	state.Manifest = m.Digest
-	return m, writeJSON(stateFile, state)
+	// Newer package lists that changed nothing make no new release.
+	opt.say("release %s: %.1f MiB, %.1f MiB unpacked", r.Name(), mib(r.Manifest.Size()), mib(r.Manifest.Unpacked()))
+	state.Release = r.ID
+	return r, writeJSON(stateFile, state)
+}
+
+// bootKey names a boot set in keys: by its content, however it is compressed.
+func bootKey(b dsas.BootSet) (ids []dsas.Digest) {
+	for _, p := range b.Parts() {
+		ids = append(ids, p.DiffID)
+	}
+	return ids
 }
 
 func hasParts(s Store, parts []dsas.Part) bool {

@@ -109,6 +109,33 @@ func leftMounts(t *testing.T, dir string) []string {
 	return out
 }
 
+// bootFor makes up what a release boots with: of the kernel whose modules the
+// build takes, and else of no use.
+func bootFor(t *testing.T, opt Options) dsas.BootSet {
+	t.Helper()
+	unlock, err := opt.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	a, err := openApt(t.Context(), &opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := findKernel(t.Context(), &opt, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := func(title string) dsas.Part {
+		d, n, err := opt.Store.Put(t.Context(), strings.NewReader(title))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dsas.Part{Digest: d, DiffID: d, Size: n, Title: title}
+	}
+	return dsas.BootSet{Release: k.Release, Kernel: part("kernel"), Initramfs: part("initramfs")}
+}
+
 // TestBuildRole builds a small role for real.
 func TestBuildRole(t *testing.T) {
 	if testing.Short() {
@@ -126,10 +153,12 @@ func TestBuildRole(t *testing.T) {
 	opt := Options{Store: store, Cache: filepath.Join(cacheDir(t), "cache"), Progress: func(line string) { t.Log(line) }}
 	def := tinyRole()
 	start := time.Now()
-	m, err := BuildRole(t.Context(), opt, def)
+	boot := bootFor(t, opt)
+	first, err := BuildRole(t.Context(), opt, def, boot)
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := first.Manifest
 	t.Logf("built in %v", time.Since(start))
 	var titles []string
 	for _, p := range m.Parts {
@@ -148,9 +177,9 @@ func TestBuildRole(t *testing.T) {
 	t.Run("modules", func(t *testing.T) { checkModules(t, readLayer(t, store, part(m, "modules")), m.Kernel) })
 	t.Run("no change", func(t *testing.T) {
 		start := time.Now()
-		again, err := BuildRole(t.Context(), opt, def)
-		if err != nil || again.Digest != m.Digest || !again.Created.Equal(m.Created) {
-			t.Errorf("second BuildRole = %s, %v; want %s", again.Digest, err, m.Digest)
+		again, err := BuildRole(t.Context(), opt, def, boot)
+		if err != nil || again.ID != first.ID || again.Number != 1 || !again.Created.Equal(first.Created) {
+			t.Errorf("second BuildRole = %s %s, %v; want tiny:1 %s", again.Name(), again.ID, err, first.ID)
 		}
 		t.Logf("no-change build in %v", time.Since(start))
 	})
@@ -158,11 +187,15 @@ func TestBuildRole(t *testing.T) {
 		def := tinyRole()
 		def.FS.(fstest.MapFS)["files/usr/local/bin/hello"].Data = []byte("#!/bin/sh\necho holla\n")
 		start := time.Now()
-		changed, err := BuildRole(t.Context(), opt, def)
+		next, err := BuildRole(t.Context(), opt, def, boot)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("built in %v", time.Since(start))
+		changed := next.Manifest
+		if next.ID == first.ID || next.Number != 2 {
+			t.Errorf("release %s %s; want tiny:2, another than %s", next.Name(), next.ID, first.ID)
+		}
 		if !slices.Equal(changed.Parts[:3], m.Parts[:3]) || changed.Parts[3].DiffID == m.Parts[3].DiffID {
 			t.Errorf("parts = %+v; want only the last to differ from %+v", changed.Parts, m.Parts)
 		}
@@ -175,7 +208,7 @@ func TestBuildRole(t *testing.T) {
 			t.Errorf("work folder left: %v", err)
 		}
 	})
-	t.Run("killed", func(t *testing.T) { checkKilled(t, opt, store, storeDir) })
+	t.Run("killed", func(t *testing.T) { checkKilled(t, opt, store, storeDir, boot) })
 	t.Run("reproducible", func(t *testing.T) {
 		// Nothing kept but the kernel and the downloads' lists.
 		for _, d := range []string{"base", "layers", "roles"} {
@@ -183,11 +216,14 @@ func TestBuildRole(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		again, err := BuildRole(t.Context(), opt, tinyRole())
+		again, err := BuildRole(t.Context(), opt, tinyRole(), boot)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, p := range again.Parts {
+		if again.ID != first.ID {
+			t.Errorf("release %s %s; want %s", again.Name(), again.ID, first.ID)
+		}
+		for i, p := range again.Manifest.Parts {
 			if p.DiffID != m.Parts[i].DiffID {
 				t.Errorf("%s: diffID %s; want %s", p.Title, p.DiffID, m.Parts[i].DiffID)
 				diffLayers(t, readLayer(t, store, m.Parts[i]), readLayer(t, store, p))
@@ -331,8 +367,8 @@ func checkModules(t *testing.T, entries []tarEntry, release string) {
 }
 
 // checkKilled ends a build with SIGKILL in the middle of the installation.
-func checkKilled(t *testing.T, opt Options, store *blobs.Store, storeDir string) {
-	before, err := store.Current("tiny")
+func checkKilled(t *testing.T, opt Options, store *blobs.Store, storeDir string, boot dsas.BootSet) {
+	before, err := store.Releases()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,14 +397,18 @@ func checkKilled(t *testing.T, opt Options, store *blobs.Store, storeDir string)
 		t.Fatal(err)
 	}
 	<-exited
-	if after, err := store.Current("tiny"); err != nil || after.Digest != before.Digest {
-		t.Errorf("current = %s, %v; want %s as before", after.Digest, err, before.Digest)
+	again, err := blobs.Open(storeDir)
+	if err != nil {
+		t.Fatal(err)
 	}
-	m, err := BuildRole(t.Context(), opt, killedRole())
+	if after, err := again.Releases(); err != nil || len(after) != len(before) {
+		t.Errorf("releases = %v, %v; want %v as before", after, err, before)
+	}
+	r, err := BuildRole(t.Context(), opt, killedRole(), boot)
 	if err != nil {
 		t.Fatalf("build after a killed one: %v", err)
 	}
-	if find(readLayer(t, store, part(m, "packages")), "usr/bin/rsync") == nil {
+	if find(readLayer(t, store, part(r.Manifest, "packages")), "usr/bin/rsync") == nil {
 		t.Error("packages lacks rsync")
 	}
 	// Neither here nor in a namespace that some process still has.
@@ -395,6 +435,7 @@ func TestHelperBuild(t *testing.T) {
 	if !ok {
 		t.Skip("only run by TestBuildRole")
 	}
-	_, err := BuildRole(t.Context(), Options{Store: testStore(t, storeDir), Cache: cache}, killedRole())
+	opt := Options{Store: testStore(t, storeDir), Cache: cache}
+	_, err := BuildRole(t.Context(), opt, killedRole(), bootFor(t, opt))
 	t.Fatalf("BuildRole = %v; want to be killed", err)
 }

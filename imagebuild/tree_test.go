@@ -232,7 +232,7 @@ func TestBuildRoleRefuses(t *testing.T) {
 	store := testStore(t, t.TempDir())
 	opt := Options{Store: store, Cache: t.TempDir()}
 	for _, role := range []dsas.Role{{Name: "../x"}, {Name: "web", Memory: "lots"}, {Name: "web", Memory: "-1MiB"}, {Name: "web", Remove: []string{"/"}}, {Name: "web", Remove: []string{"var/x"}}, {Name: "web", Remove: []string{"/var/../etc"}}} {
-		if _, err := BuildRole(t.Context(), opt, Definition{Role: role}); !errors.Is(err, dsas.ErrInvalid) {
+		if _, err := BuildRole(t.Context(), opt, Definition{Role: role}, dsas.BootSet{}); !errors.Is(err, dsas.ErrInvalid) {
 			t.Errorf("BuildRole(%+v) = %v; want ErrInvalid", role, err)
 		}
 	}

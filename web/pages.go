@@ -271,10 +271,8 @@ func (w *web) rolesPage(rw http.ResponseWriter, r *http.Request) {
 	var rows []roleRow
 	for _, v := range roles {
 		row := roleRow{RoleView: v, NodeFilter: "/?" + url.Values{"q": {"role:" + v.Role.Name}}.Encode()}
-		if v.Image != nil {
-			for _, p := range v.Image.Parts {
-				row.Size += p.Size
-			}
+		if v.Release != nil {
+			row.Size = v.Release.Manifest.Size()
 		}
 		row.Share = shareOf(nodes, v.Role.Name)
 		rows = append(rows, row)

@@ -72,7 +72,7 @@ func start(t testing.TB) *fixture {
 	f := &fixture{TB: t, store: s, auth: auth.New(s, log), power: &fakePower{}, gets: &counter{}}
 	stop := make(chan struct{})
 	apiHandler := api.New(api.Deps{
-		Store: s, Power: f.power, Roles: roles{}, Images: images{}, Tokens: s, Done: stop, Who: auth.Who, Log: log,
+		Store: s, Power: f.power, Roles: roles{}, Releases: releases{}, Tokens: s, Done: stop, Who: auth.Who, Log: log,
 		Subnets: []dsas.Subnet{{
 			Prefix: netip.MustParsePrefix("10.77.0.0/16"), Server: netip.MustParseAddr("10.77.0.1"), Lease: time.Hour,
 			Pool: dsas.Range{First: netip.MustParseAddr("10.77.200.1"), Last: netip.MustParseAddr("10.77.200.250")},
@@ -118,17 +118,33 @@ func (roles) Roles(context.Context) ([]dsas.RoleView, error) {
 	return out, nil
 }
 
-type images struct{}
+// releases has one for some roles.
+type releases struct{}
 
-func (images) Current(role string) (dsas.Manifest, error) {
+func (releases) Assigned(_ *dsas.Node, role string) (*dsas.Release, error) {
 	size := map[string]int64{"web": 43 << 20, "db": 171 << 20, "lb": 58 << 20, "inventory": 22 << 20}[role]
 	if size == 0 {
-		return dsas.Manifest{}, fmt.Errorf("image of %s: %w", role, dsas.ErrNotFound)
+		return nil, nil
 	}
-	return dsas.Manifest{Role: role, Created: time.Now().Add(-3 * time.Hour), Digest: digest(role), Parts: []dsas.Part{{Size: size}}}, nil
+	return &dsas.Release{ID: digest(role), Role: role, Number: 7, Created: time.Now().Add(-3 * time.Hour), Manifest: dsas.Manifest{Role: role, Parts: []dsas.Part{{Size: size}}}}, nil
 }
 
-func (images) Boot() (dsas.BootSet, error) { return dsas.BootSet{}, dsas.ErrNotFound }
+func (r releases) Release(id dsas.Digest) (*dsas.Release, error) {
+	for _, role := range []string{"web", "db", "lb", "inventory"} {
+		if digest(role) == id {
+			return r.Assigned(nil, role)
+		}
+	}
+	return nil, fmt.Errorf("release %s: %w", id, dsas.ErrNotFound)
+}
+
+func (releases) Releases() ([]dsas.Release, error) { return nil, nil }
+
+func (releases) Find(ref dsas.ReleaseRef) (*dsas.Release, error) {
+	return nil, fmt.Errorf("release %s: %w", ref, dsas.ErrNotFound)
+}
+
+func (releases) Sync(context.Context) ([]dsas.Published, error) { return nil, nil }
 
 func digest(of string) dsas.Digest {
 	return dsas.Digest(fmt.Sprintf("sha256:%-64s", strings.Repeat(fmt.Sprintf("%x", of), 20))[:71])

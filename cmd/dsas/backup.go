@@ -20,13 +20,12 @@ import (
 
 // Names within a backup.
 const (
-	inConfig   = "etc/dsas.yaml"
-	inKeys     = "etc/authorized_keys"
-	inConsole  = "etc/console-password"
-	inRoles    = "roles"
-	inBlobs    = "images/blobs/sha256"
-	inManifest = "images/roles"
-	inBootSet  = "images/boot.json"
+	inConfig  = "etc/dsas.yaml"
+	inKeys    = "etc/authorized_keys"
+	inConsole = "etc/console-password"
+	inRoles   = "roles"
+	inImages  = "images"
+	inBlobs   = "images/blobs/sha256"
 )
 
 // stateFiles are what a backup holds of the state folder beside dsas.db.
@@ -142,49 +141,39 @@ func addConfig(m *backup.Manifest, req backupRequest) error {
 	})
 }
 
-// addImages lists what is current, and with content adds all of it.
+// addImages lists the releases, and with content adds all of them.
 func addImages(m *backup.Manifest, dir string, content bool) error {
 	have, err := blobs.Open(dir)
 	if err != nil {
 		return err
 	}
-	if m.Images, err = have.Images(); err != nil {
+	if m.Releases, err = have.Releases(); err != nil || !content {
 		return err
 	}
-	set, err := have.Boot()
-	if err == nil {
-		m.Boot = &set
-	} else if !errors.Is(err, dsas.ErrNotFound) {
-		return err
-	}
-	if !content {
-		return nil
+	// The index as it is now: what a build adds meanwhile is not in it.
+	for _, name := range []string{"oci-layout", "index.json"} {
+		if err := m.Add(inImages+"/"+name, filepath.Join(dir, name)); err != nil {
+			return err
+		}
 	}
 	seen := map[dsas.Digest]bool{}
-	add := func(d dsas.Digest, size int64) {
-		if !seen[d] {
+	for i := range m.Releases {
+		list, err := have.Content(&m.Releases[i])
+		if err != nil {
+			return err
+		}
+		for _, d := range list {
+			if seen[d] {
+				continue
+			}
 			seen[d] = true
-			m.AddBlob(inBlobs+"/"+d.Hex(), filepath.Join(dir, "blobs", "sha256", d.Hex()), d, size)
+			path := filepath.Join(dir, "blobs", "sha256", d.Hex())
+			fi, err := os.Stat(path)
+			if err != nil {
+				return fmt.Errorf("release %s: %w", m.Releases[i].Name(), err)
+			}
+			m.AddBlob(inBlobs+"/"+d.Hex(), path, d, fi.Size())
 		}
 	}
-	for _, image := range m.Images {
-		for _, p := range image.Parts {
-			add(p.Digest, p.Size)
-		}
-		if err := m.Add(inBlobs+"/"+image.Digest.Hex(), filepath.Join(dir, "blobs", "sha256", image.Digest.Hex())); err != nil {
-			return err
-		}
-		if err := m.Add(inManifest+"/"+image.Role+".json", filepath.Join(dir, "roles", image.Role+".json")); err != nil {
-			return err
-		}
-	}
-	if m.Boot == nil {
-		return nil
-	}
-	add(m.Boot.Kernel.Digest, m.Boot.Kernel.Size)
-	add(m.Boot.Initramfs.Digest, m.Boot.Initramfs.Size)
-	if f := m.Boot.Firmware; f != nil {
-		add(f.Digest, f.Size)
-	}
-	return m.Add(inBootSet, filepath.Join(dir, "boot.json"))
+	return nil
 }

@@ -150,14 +150,7 @@ func TestBackupRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, n, err := images.Put(t.Context(), strings.NewReader("a part"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := images.Publish(dsas.Manifest{Role: "web", Parts: []dsas.Part{{Digest: d, Size: n, MediaType: dsas.MediaTarZstd}}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	built := addRelease(t, images, "web", "a part")
 	s := from.store() // a server has it open all the while
 	if err := addNode(t, s, 1); err != nil {
 		t.Fatal(err)
@@ -220,8 +213,17 @@ func TestBackupRestore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, err := have.Current("web"); c.images && (err != nil || got.Digest != image.Digest || !have.Has(d, n)) {
-				t.Errorf("restored image = %v, %v; want %s with its part", got.Digest, err, image.Digest)
+			if !c.images {
+				return
+			}
+			got, err := have.Release(built.ID)
+			if err != nil {
+				t.Fatalf("restored release: %v", err)
+			}
+			for _, p := range append(got.Boot.Parts(), got.Manifest.Parts...) {
+				if !have.Has(p.Digest, p.Size) {
+					t.Errorf("restored release %s lacks its %s", got.Name(), p.Title)
+				}
 			}
 		})
 	}
@@ -447,13 +449,7 @@ func TestRestoreWithoutRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, n, err := images.Put(t.Context(), strings.NewReader("a part"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := images.Publish(dsas.Manifest{Role: "web", Parts: []dsas.Part{{Digest: d, Size: n, MediaType: dsas.MediaTarZstd}}}); err != nil {
-		t.Fatal(err)
-	}
+	addRelease(t, images, "web", "a part")
 	dir, err := os.MkdirTemp("", "dsas-restore-test-") // t.TempDir's parents are root's alone
 	if err != nil {
 		t.Fatal(err)

@@ -15,20 +15,23 @@ import (
 
 // buildRequest is what dsas image build was asked for.
 type buildRequest struct {
-	Roles    []string
-	All      bool
-	Refresh  bool
-	Progress func(string)
+	Roles   []string
+	All     bool
+	Refresh bool
+	// NoPublish leaves nodes with what they boot: somebody publishes later.
+	NoPublish bool
+	Progress  func(string)
 }
 
 // built is what it made.
 type built struct {
-	Boot   dsas.BootSet    `json:"boot"`
-	Images []dsas.Manifest `json:"images"`
+	Boot     dsas.BootSet   `json:"boot"`
+	Releases []dsas.Release `json:"releases"`
 }
 
-// buildImages builds the kernel and initramfs and the images of roles into the
-// state folder's store, where a running server finds them at the next boot.
+// buildImages builds the kernel and initramfs and a release of each role into
+// the state folder's store, and proposes these: a server publishes them when it
+// looks, or starts.
 func buildImages(ctx context.Context, cfg config, req buildRequest) (built, error) {
 	var out built
 	cfg.setDefaults()
@@ -73,11 +76,19 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 		return out, err
 	}
 	for _, def := range defs {
-		m, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS})
+		r, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS}, out.Boot)
 		if err != nil {
 			return out, err
 		}
-		out.Images = append(out.Images, m)
+		out.Releases = append(out.Releases, r)
+	}
+	if req.NoPublish {
+		return out, nil
+	}
+	for _, r := range out.Releases { // once all are built
+		if err := store.Propose(r.ID); err != nil {
+			return out, err
+		}
 	}
 	return out, nil
 }

@@ -97,51 +97,47 @@ func (c *checker) images() {
 		c.fail("images", err.Error(), "No node can boot.", "see that "+dir+" can be read")
 		return
 	}
-	set, err := store.Boot()
-	if errors.Is(err, dsas.ErrNotFound) {
-		c.fail("images", "no kernel and initramfs", "No node can boot.", "dsas image build web")
-		return
-	}
+	rels, err := store.Releases()
 	if err != nil {
 		c.fail("images", err.Error(), "No node can boot.", "dsas image build web")
 		return
 	}
-	var built []string
-	var bad []string
-	whole := func(what string, d dsas.Digest, size int64) {
-		f, n, err := store.Blob(d)
-		if err != nil {
-			bad = append(bad, what+" is missing")
-			return
-		}
-		f.Close()
-		if n != size {
-			bad = append(bad, fmt.Sprintf("%s has %d bytes, not %d", what, n, size))
-		}
+	newest := map[string]dsas.Release{} // they are in the order of their numbers
+	for _, r := range rels {
+		newest[r.Role] = r
 	}
-	whole("the kernel", set.Kernel.Digest, set.Kernel.Size)
-	whole("the initramfs", set.Initramfs.Digest, set.Initramfs.Size)
-	names, _ := filepath.Glob(filepath.Join(dir, "roles", "*.json"))
-	for _, p := range names {
-		role := strings.TrimSuffix(filepath.Base(p), ".json")
-		m, err := store.Current(role)
-		if err != nil {
-			bad = append(bad, fmt.Sprintf("role %s: %v", role, err))
-			continue
-		}
-		built = append(built, role)
-		for _, part := range m.Parts {
-			whole(fmt.Sprintf("role %s, part %s", role, part.Title), part.Digest, part.Size)
+	var names, bad, broken []string
+	for _, role := range slices.Sorted(maps.Keys(newest)) {
+		r := newest[role]
+		names = append(names, r.Name())
+		for _, p := range slices.Concat(r.Boot.Parts(), r.Manifest.Parts) {
+			if why := missingPart(store, p); why != "" {
+				bad = append(bad, fmt.Sprintf("release %s, %s", r.Name(), why))
+				broken = append(broken, role)
+			}
 		}
 	}
 	switch {
 	case len(bad) > 0:
-		c.fail("images", strings.Join(bad, "; "), "Nodes of these roles cannot boot.", "dsas image build "+strings.Join(append([]string{}, built...), " "))
-	case len(built) == 0:
-		c.fail("images", "a kernel, and no role's image", "No node can boot.", "dsas image build web")
+		c.fail("images", strings.Join(bad, "; "), "Nodes of these roles cannot boot.", "dsas image build "+strings.Join(slices.Compact(broken), " "))
+	case len(names) == 0:
+		c.fail("images", "no release", "No node can boot.", "dsas image build web")
 	default:
-		c.ok("images", "kernel %s; %s", set.Release, strings.Join(built, ", "))
+		c.ok("images", "%s", strings.Join(names, ", "))
 	}
+}
+
+// missingPart says what is wrong with a part's content, "" for nothing.
+func missingPart(store *blobs.Store, p dsas.Part) string {
+	f, n, err := store.Blob(p.Digest)
+	if err != nil {
+		return p.Title + " is missing"
+	}
+	f.Close()
+	if n != p.Size {
+		return fmt.Sprintf("%s has %d bytes, not %d", p.Title, n, p.Size)
+	}
+	return ""
 }
 
 // permissions looks who else may read the secrets or decide who logs in.

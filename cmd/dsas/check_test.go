@@ -72,15 +72,6 @@ func (c *checker) expect(t *testing.T, check string, want level, words ...string
 	t.Errorf("no finding on %s among %+v", check, c.findings)
 }
 
-func putPart(t *testing.T, s *blobs.Store, content string) dsas.Part {
-	t.Helper()
-	d, n, err := s.Put(t.Context(), strings.NewReader(content))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dsas.Part{Digest: d, DiffID: d, Size: n, MediaType: dsas.MediaTarZstd, Title: content}
-}
-
 func TestCheckSoftware(t *testing.T) {
 	c := newChecker(t)
 	c.software()
@@ -119,24 +110,16 @@ func TestCheckImages(t *testing.T) {
 		c.images()
 		c.expect(t, "images", want, words...)
 	}
-	again(levelFail, "no kernel")
-	kernel := putPart(t, s, "kernel")
-	if err := s.PublishBoot(dsas.BootSet{Release: "6.1.0", Kernel: kernel, Initramfs: putPart(t, s, "initramfs")}); err != nil {
-		t.Fatal(err)
-	}
-	again(levelFail, "no role's image")
-	part := putPart(t, s, "base")
-	if _, err := s.Publish(dsas.Manifest{Role: "web", Parts: []dsas.Part{part}}); err != nil {
-		t.Fatal(err)
-	}
-	again(levelOK, "6.1.0", "web")
-	blob := filepath.Join(c.cfg.path("images"), "blobs/sha256", part.Digest.Hex())
+	again(levelFail, "no release")
+	r := addRelease(t, s, "web", "base")
+	again(levelOK, "web:1")
+	blob := filepath.Join(c.cfg.path("images"), "blobs/sha256", r.Manifest.Parts[0].Digest.Hex())
 	if err := os.WriteFile(blob, []byte("short"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	again(levelFail, "role web, part base has 5 bytes, not 4", "dsas image build web")
-	os.Remove(filepath.Join(c.cfg.path("images"), "blobs/sha256", kernel.Digest.Hex()))
-	again(levelFail, "the kernel is missing")
+	again(levelFail, "release web:1, base has 5 bytes, not 4", "dsas image build web")
+	os.Remove(filepath.Join(c.cfg.path("images"), "blobs/sha256", r.Boot.Kernel.Digest.Hex()))
+	again(levelFail, "kernel is missing")
 }
 
 func TestCheckPermissions(t *testing.T) {

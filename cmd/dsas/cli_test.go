@@ -20,6 +20,7 @@ import (
 
 	"dsas"
 	"dsas/server/api"
+	"dsas/server/blobs"
 	"dsas/server/store"
 )
 
@@ -27,10 +28,11 @@ import (
 // socket.
 type cliTest struct {
 	*testing.T
-	store  *store.Store
-	socket string
-	power  *fakePower
-	ssh    func(dsas.Node) dsas.SSHInfo
+	store    *store.Store
+	releases *releases
+	socket   string
+	power    *fakePower
+	ssh      func(dsas.Node) dsas.SSHInfo
 }
 
 // fakePower stands in for the BMCs.
@@ -71,19 +73,6 @@ func (testRoles) Roles(context.Context) ([]dsas.RoleView, error) {
 	return views, nil
 }
 
-type testImages struct{}
-
-func (testImages) Current(role string) (dsas.Manifest, error) {
-	if role != "web" {
-		return dsas.Manifest{}, dsas.ErrNotFound
-	}
-	return dsas.Manifest{Role: role, Kernel: "6.1", Digest: dsas.Digest("sha256:" + strings.Repeat("ab", 32)), Parts: []dsas.Part{{Size: 3 << 20, Unpacked: 9 << 20}}}, nil
-}
-
-func (testImages) Boot() (dsas.BootSet, error) {
-	return dsas.BootSet{Release: "6.1", Kernel: dsas.Part{Size: 8 << 20}, Initramfs: dsas.Part{Size: 12 << 20}}, nil
-}
-
 func newCLI(t *testing.T) *cliTest {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "dsas") // t.TempDir is too long for a socket (unix(7): 108 bytes)
@@ -98,9 +87,14 @@ func newCLI(t *testing.T) *cliTest {
 	}
 	t.Cleanup(func() { s.Close() })
 	c := &cliTest{T: t, store: s, socket: filepath.Join(dir, "sock"), power: &fakePower{states: map[string]string{}, broken: map[string]bool{}}}
+	images, err := blobs.Open(filepath.Join(dir, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.releases = &releases{Store: images, state: s, log: log}
 	done := make(chan struct{})
 	handler := api.New(api.Deps{
-		Store: s, Power: c.power, Roles: testRoles{}, Images: testImages{}, Tokens: s, Done: done, Log: log,
+		Store: s, Power: c.power, Roles: testRoles{}, Releases: c.releases, Tokens: s, Done: done, Log: log,
 		Subnets: []dsas.Subnet{{
 			Prefix: netip.MustParsePrefix("10.77.0.0/24"), Server: netip.MustParseAddr("10.77.0.1"),
 			Pool: dsas.Range{First: netip.MustParseAddr("10.77.0.200"), Last: netip.MustParseAddr("10.77.0.250")},
@@ -591,10 +585,7 @@ func TestLookCommands(t *testing.T) {
 		}
 	}
 	c.ok(words("node add w101 --mac 52:54:00:00:01:01")...)
-	c.wantLine(c.ok("role", "ls"), "web", "abababababab", "3.0 MiB", "shipped", "is web")
-	c.wantLine(c.ok("role", "ls"), "db", "not built")
-	c.wantLine(c.ok("image", "ls"), "abababababab", "web", "3.0 MiB", "9.0 MiB", "6.1")
-	c.wantLine(c.ok("image", "ls"), "kernel 6.1", "initramfs 12.0 MiB")
+	c.wantLine(c.ok("role", "ls"), "db", "none")
 	c.wantLine(c.ok("status"), "version", "test")
 	c.wantLine(c.ok("status"), "nodes", "1: 1 new")
 	c.wantLine(c.ok("status"), "subnet", "10.77.0.0/24", "pool 10.77.0.200-10.77.0.250")
@@ -623,6 +614,37 @@ func TestLookCommands(t *testing.T) {
 		t.Errorf("dsas without words = %v, %s", err, out.String())
 	}
 	for _, args := range []string{"role ls", "image ls", "status", "version", "lease ls", "unknown ls", "site ls", "token ls", "events", "node ls", "explain w101"} {
+		var v any
+		if out := c.ok(append(words(args), "--json")...); json.Unmarshal([]byte(out), &v) != nil || v == nil {
+			t.Errorf("dsas %s --json = %s", args, out)
+		}
+	}
+}
+
+func TestImageCommands(t *testing.T) {
+	c := newCLI(t)
+	c.ok(words("node add w101 --mac 52:54:00:00:01:01 --role web")...)
+	c.wantLine(c.ok("image", "ls"), "No releases", "dsas image build")
+	c.wantLine(c.ok("node", "ls"), "w101", "web", "-")
+	addRelease(t, c.releases.Store, "web", "one")
+	addRelease(t, c.releases.Store, "web", "two")
+	c.fails(1, words("image publish web:9"), "web:9")
+	c.fails(1, words("image publish web"), "web", "dsas image build web") // nothing was proposed
+	c.wantLine(c.ok(words("image publish web:1 --dry-run")...), "would boot", "web:1")
+	c.wantLine(c.ok("image", "ls"), "web:1", "-")
+	c.ok(words("image publish web:1")...)
+	c.wantLine(c.ok(words("image publish web:2")...), "role web: nodes boot release web:2")
+	c.wantLine(c.ok("image", "ls", "web"), "web:1", "before", "9.0 MiB", "6.1")
+	c.wantLine(c.ok("image", "ls", "web"), "web:2", "current")
+	c.wantLine(c.ok("role", "ls"), "web", "web:2", "shipped", "is web")
+	c.wantLine(c.ok("node", "ls"), "w101", "next web:2")
+	c.wantLine(c.ok(words("image pin web:1 w101")...), "w101", "web:1")
+	c.wantLine(c.ok("node", "ls"), "w101", "next web:1")
+	c.wantLine(c.ok("image", "show", "web:1"), "pinned", "w101")
+	c.wantLine(c.ok("image", "unpin", "w101"), "w101", "follow")
+	c.wantLine(c.ok("image", "rollback", "web"), "web:1")
+	c.fails(1, words("image rollback web"), "no release was published before")
+	for _, args := range []string{"image ls", "image show web:1", "image publish web:2", "image rollback web", "image pin web:1 w101", "image unpin w101"} {
 		var v any
 		if out := c.ok(append(words(args), "--json")...); json.Unmarshal([]byte(out), &v) != nil || v == nil {
 			t.Errorf("dsas %s --json = %s", args, out)

@@ -2,27 +2,32 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"time"
 
 	"dsas"
+	"dsas/client"
 )
 
 type imageBuildCmd struct {
 	configFlags
-	All     bool     `help:"Build every role there is."`
-	Refresh bool     `help:"Ask the mirrors for newer packages now."`
-	Names   []string `arg:"" optional:"" name:"role" help:"Roles to build."`
+	All       bool     `help:"Build every role there is."`
+	Refresh   bool     `help:"Ask the mirrors for newer packages now."`
+	NoPublish bool     `help:"Leave nodes with what they boot; publish later with dsas image publish."`
+	Names     []string `arg:"" optional:"" name:"role" help:"Roles to build."`
 }
 
 // Help gives the examples.
 func (*imageBuildCmd) Help() string {
-	return `Builds kernel, initramfs and the roles' images into the state folder, where a
-running server finds them: the next boot of a node gets them. What did not
-change is not built again.
+	return `Builds kernel, initramfs and a release of each role into the state folder, and
+has the roles' nodes boot them from their next boot on. What did not change is
+not built again, and makes no new release. A release that was rolled back is
+not published again by a build that changes nothing.
 
   dsas image build web lb
-  dsas image build --all --refresh`
+  dsas image build --all --refresh
+  dsas image build web --no-publish`
 }
 
 // Run implements the command.
@@ -35,24 +40,36 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	out, err := buildImages(ctx, cfg, buildRequest{
-		Roles: c.Names, All: c.All, Refresh: c.Refresh,
+		Roles: c.Names, All: c.All, Refresh: c.Refresh, NoPublish: c.NoPublish,
 		Progress: func(line string) { fmt.Fprintln(a.stderr, line) },
 	})
 	if err != nil {
 		return err
 	}
-	if a.JSON {
-		enc := json.NewEncoder(a.stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(out)
+	if !c.NoPublish {
+		a.syncReleases(ctx)
 	}
-	fmt.Fprintf(a.stdout, "kernel     %s  %s, initramfs %s\n", out.Boot.Release, size(out.Boot.Kernel.Size), size(out.Boot.Initramfs.Size))
-	for _, m := range out.Images {
-		var bytes int64
-		for _, p := range m.Parts {
-			bytes += p.Size
-		}
-		fmt.Fprintf(a.stdout, "%-10s %s  %d parts, %s\n", m.Role, m.Digest.Short(), len(m.Parts), size(bytes))
+	if a.JSON {
+		return a.writeJSON(out)
+	}
+	a.printf("kernel     %s  %s, initramfs %s\n", out.Boot.Release, size(out.Boot.Kernel.Size), size(out.Boot.Initramfs.Size))
+	for _, r := range out.Releases {
+		a.printf("%-10s %s  %d layers, %s\n", r.Name(), r.ID.Short(), len(r.Manifest.Parts), size(r.Manifest.Size()))
 	}
 	return nil
+}
+
+// syncReleases has a server that runs publish what was built, at once. One that
+// cannot be reached does so when it looks, or starts.
+func (a *app) syncReleases(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := a.client()
+	if err != nil {
+		return
+	}
+	var refused *client.Error
+	if _, err := c.SyncReleases(ctx); errors.As(err, &refused) {
+		fmt.Fprintln(a.stderr, "the server does not publish it:", err)
+	}
 }

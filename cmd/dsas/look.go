@@ -125,67 +125,15 @@ func (*roleLsCmd) Run(ctx context.Context, a *app) error {
 	if a.JSON {
 		return a.writeJSON(roles)
 	}
-	t := &table{head: []string{"NAME", "IMAGE", "SIZE", "MEMORY", "SOURCE", "DESCRIPTION"}}
+	t := &table{head: []string{"NAME", "RELEASE", "SIZE", "MEMORY", "SOURCE", "DESCRIPTION"}}
 	for _, r := range roles {
-		image, bytes := cell{"not built", yellow}, "-"
-		if r.Image != nil {
-			image, bytes = cell{text: r.Image.Digest.Short()}, size(partsSize(r.Image.Parts))
+		release, bytes := cell{"none", yellow}, "-"
+		if r.Release != nil {
+			release, bytes = cell{text: r.Release.Name()}, size(r.Release.Manifest.Size())
 		}
-		t.cells(cell{text: r.Role.Name}, image, cell{text: bytes}, cell{text: or(r.Role.Memory)}, cell{text: r.Source}, cell{text: r.Role.Description})
+		t.cells(cell{text: r.Role.Name}, release, cell{text: bytes}, cell{text: or(r.Role.Memory)}, cell{text: r.Source}, cell{text: r.Role.Description})
 	}
 	return a.table(t, "No roles.")
-}
-
-func partsSize(parts []dsas.Part) int64 {
-	var n int64
-	for _, p := range parts {
-		n += p.Size
-	}
-	return n
-}
-
-type imageCmd struct {
-	Build imageBuildCmd `cmd:"" help:"Build the images of roles."`
-	Ls    imageLsCmd    `cmd:"" help:"List the images, kernel and initramfs."`
-}
-
-type imageLsCmd struct{}
-
-func (*imageLsCmd) Run(ctx context.Context, a *app) error {
-	c, err := a.client()
-	if err != nil {
-		return err
-	}
-	images, err := c.Images(ctx)
-	if err != nil {
-		return err
-	}
-	if a.JSON {
-		return a.writeJSON(images)
-	}
-	t := &table{head: []string{"IMAGE", "ROLE", "SIZE", "UNPACKED", "KERNEL", "BUILT"}}
-	now := time.Now()
-	for _, m := range images.Images {
-		var unpacked int64
-		for _, p := range m.Parts {
-			unpacked += p.Unpacked
-		}
-		t.row(m.Digest.Short(), m.Role, size(partsSize(m.Parts)), size(unpacked), m.Kernel, ago(m.Created, now)+" ago")
-	}
-	if err := a.table(t, "No images. Build them with: dsas image build"); err != nil {
-		return err
-	}
-	b := images.Boot
-	if b == nil {
-		a.printf("\nNo kernel and initramfs. Build them with: dsas image build\n")
-		return nil
-	}
-	a.printf("\nkernel %s %s, initramfs %s", clean(b.Release), size(b.Kernel.Size), size(b.Initramfs.Size))
-	if b.Firmware != nil {
-		a.printf(", firmware %s", size(b.Firmware.Size))
-	}
-	a.printf("\n")
-	return nil
 }
 
 type unknownCmd struct {

@@ -189,11 +189,13 @@ func (d *daemon) imagesThere(ctx context.Context) error {
 	if len(roles) == 0 {
 		return nil // nothing to boot yet
 	}
-	_, err = d.blobs.Boot()
-	errs := []error{err}
+	var errs []error
 	slices.Sort(roles)
 	for _, role := range roles {
-		_, err := d.blobs.Current(role)
+		r, err := d.rel.Assigned(nil, role)
+		if err == nil && r == nil {
+			err = fmt.Errorf("role %s has no release to boot (build one with: dsas image build %s): %w", role, role, dsas.ErrNotFound)
+		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

@@ -31,6 +31,7 @@ func opsDaemon(t *testing.T) *daemon {
 	if d.blobs, err = blobs.Open(filepath.Join(b.state, "images")); err != nil {
 		t.Fatal(err)
 	}
+	d.rel = &releases{Store: d.blobs, state: d.store, log: d.log}
 	return d
 }
 
@@ -59,20 +60,15 @@ func TestReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := ask()
-	for _, want := range []string{"ok store\n", "failed images: ", "dsas image build web", "kernel and initramfs"} {
+	for _, want := range []string{"ok store\n", "failed images: ", "role web has no release", "dsas image build web"} {
 		if w.Code != 503 || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("GET /readyz without images = %d %q; want 503 with %q", w.Code, w.Body, want)
 		}
 	}
-	dig, n, err := d.blobs.Put(t.Context(), strings.NewReader("x"))
-	if err != nil {
+	if err := d.blobs.Propose(addRelease(t, d.blobs, "web", "x").ID); err != nil {
 		t.Fatal(err)
 	}
-	part := dsas.Part{Digest: dig, Size: n}
-	if _, err := d.blobs.Publish(dsas.Manifest{Role: "web", Parts: []dsas.Part{part}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.blobs.PublishBoot(dsas.BootSet{Kernel: part, Initramfs: part}); err != nil {
+	if _, err := d.rel.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if w := ask(); w.Code != 200 {

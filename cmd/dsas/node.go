@@ -59,10 +59,10 @@ func (cmd *nodeLsCmd) Run(ctx context.Context, a *app) error {
 	if a.JSON {
 		return a.writeJSON(append([]dsas.NodeView{}, views...))
 	}
-	t := &table{head: []string{"NAME", "ROLE", "PHASE", "SINCE", "ADDRESS", "MAC", "LAST EVENT"}}
+	t := &table{head: []string{"NAME", "ROLE", "RELEASE", "PHASE", "SINCE", "ADDRESS", "MAC", "LAST EVENT"}}
 	now := time.Now()
 	for _, v := range views {
-		t.cells(cell{text: v.Node.Name}, cell{text: roleText(v)}, phaseCell(v.Status.Phase), cell{text: ago(v.Status.Since, now)},
+		t.cells(cell{text: v.Node.Name}, cell{text: roleText(v)}, releaseCell(v), phaseCell(v.Status.Phase), cell{text: ago(v.Status.Since, now)},
 			cell{text: addressText(v.Node)}, cell{text: macText(v.Node)}, cell{text: lastEvent(v.Status)})
 	}
 	if all > 0 {
@@ -80,6 +80,21 @@ func roleText(v dsas.NodeView) string {
 		return or(v.Node.Role) + " (runs " + r + ")"
 	}
 	return or(v.Node.Role)
+}
+
+// releaseCell is the release that runs, and the one that a boot now would give
+// where that is another.
+func releaseCell(v dsas.NodeView) cell {
+	r := v.Release
+	switch {
+	case r == nil || r.Running == "" && r.Assigned == "":
+		return cell{text: "-"}
+	case r.Running == "":
+		return cell{text: "next " + clean(r.Assigned)}
+	case !r.Changes:
+		return cell{text: clean(r.Running)}
+	}
+	return cell{clean(r.Running) + ", next " + clean(or(r.Assigned)), yellow}
 }
 
 func addressText(n dsas.Node) string {

@@ -41,7 +41,7 @@ func (d *daemon) operators(ctx context.Context, figures http.Handler) ([]server.
 		keeper.TrustSocket()
 	}
 	apiHandler := api.New(api.Deps{
-		Store: d.store, Power: d.power, Roles: d, Images: d.blobs, Tokens: d.store, Subnets: d.subnets,
+		Store: d.store, Power: d.power, Roles: d, Releases: d.rel, Tokens: d.store, Subnets: d.subnets,
 		Explain: d.explain, SSH: d.sshInfo, Status: d.status, Done: ctx.Done(), Who: auth.Who, Log: d.log.With("part", "api"),
 	})
 	pages, err := web.New(web.Deps{

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -388,17 +389,21 @@ func (r *restorer) missing() (names []string) {
 	}
 	here := r.blobs
 	if dir := r.req.Config.path("images"); here == nil { // a dry run makes no folder
-		if _, err := os.Stat(filepath.Join(dir, "roles")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "index.json")); err == nil {
 			here, _ = blobs.Open(dir)
 		}
 	}
-	for _, image := range r.m.Images {
+	newest := map[string]dsas.Digest{} // they are in the order of their numbers
+	for _, rel := range r.m.Releases {
+		newest[rel.Role] = rel.ID
+	}
+	for _, role := range slices.Sorted(maps.Keys(newest)) {
 		if here != nil {
-			if have, err := here.Current(image.Role); err == nil && have.Digest == image.Digest {
+			if _, err := here.Release(newest[role]); err == nil {
 				continue
 			}
 		}
-		names = append(names, image.Role)
+		names = append(names, role)
 	}
 	return names
 }

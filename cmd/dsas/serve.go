@@ -44,6 +44,7 @@ type daemon struct {
 	store   *store.Store
 	gate    unproven.Gate // before the store, for what anybody can bring about
 	blobs   *blobs.Store
+	rel     *releases
 	roles   *roles.Set
 	render  *renderer
 	boot    *httpboot.Server
@@ -142,9 +143,13 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	if d.store, err = store.Open(ctx, d.cfg.path("dsas.db"), d.cfg.path("key"), d.log); err != nil {
 		return err
 	}
+	d.rel = &releases{Store: d.blobs, state: d.store, log: d.log}
+	if _, err := d.rel.Sync(ctx); err != nil {
+		d.log.Error("releases", "err", err) // what is published already is served
+	}
 	d.render = &renderer{cfg: &d.cfg, store: d.store, roles: d.roles, subnets: d.subnets, changeHub: newChangeHub()}
 	d.boot = httpboot.New(httpboot.Config{
-		Store: d.bootStore(), Blobs: d.blobs, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
+		Store: d.bootStore(), Blobs: d.blobs, Releases: d.rel, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
 		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.otherDHCP(), Neighbour: d.socks.neighbour, Heartbeat: d.cfg.Heartbeat,
 		LoaderDir: d.cfg.path("loaders"), Role: d.role, MenuTimeout: d.cfg.MenuTimeout,
@@ -164,7 +169,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 		vendor[def.Role.Name] = def.Role.DHCP
 	}
 	dhcpd, err := dhcp.New(dhcp.Config{
-		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.bootStore()}, Images: &recentImages{blobs: d.blobs}, Subnets: d.subnets,
+		Log: d.log.With("part", "dhcp"), Store: dhcpStore{d.bootStore()}, Releases: d.rel, Subnets: d.subnets,
 		Listeners: d.socks.dhcp, HTTPPort: d.cfg.HTTPPort, Discovery: d.cfg.Discovery, HasLoader: (&recentLoaders{has: d.boot.HasLoader}).Has, In: d.inBootNetwork, NoProbe: d.cfg.NoConflictCheck,
 		Vendor: func(role string) []dsas.VendorOptions { return vendor[role] },
 		Proxy:  d.cfg.ProxyDHCP, Probing: watch.Probing,
@@ -188,6 +193,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 			return d.render.Run(ctx, events)
 		})},
 		{Name: "liveness", Component: &liveness.Watch{Store: d.store, Log: d.log, Quiet: 4 * d.cfg.Heartbeat, Every: d.cfg.Heartbeat / 2}},
+		{Name: "releases", Component: d.rel},
 		{Name: "housekeeping", Component: server.Func(d.housekeeping)},
 	}
 	if !d.cfg.NoDHCP {
@@ -371,9 +377,8 @@ func (d *daemon) Roles(context.Context) ([]dsas.RoleView, error) {
 	var out []dsas.RoleView
 	for _, def := range d.roles.Definitions() {
 		v := dsas.RoleView{Role: def.Role, Source: def.Source}
-		if m, err := d.blobs.Current(def.Role.Name); err == nil {
-			v.Image = &m
-		} else if !errors.Is(err, dsas.ErrNotFound) {
+		var err error
+		if v.Release, err = d.rel.Assigned(nil, def.Role.Name); err != nil {
 			return nil, err
 		}
 		out = append(out, v)

@@ -212,11 +212,12 @@ func (h *stormHost) images(ctx context.Context, role string, sizes [3]int64) err
 		}
 		parts[i] = dsas.Part{Digest: d, DiffID: d, Size: n, Unpacked: n, MediaType: dsas.MediaTarZstd, Title: "storm"}
 	}
-	if err := store.PublishBoot(dsas.BootSet{Release: "6.1.0-storm", Kernel: parts[0], Initramfs: parts[1]}); err != nil {
+	r, err := store.AddRelease(ctx, dsas.Release{Role: role, Boot: dsas.BootSet{Release: "6.1.0-storm", Kernel: parts[0], Initramfs: parts[1]},
+		Manifest: dsas.Manifest{Kernel: "6.1.0-storm", Parts: parts[2:]}})
+	if err != nil {
 		return err
 	}
-	_, err = store.Publish(dsas.Manifest{Role: role, Created: time.Now(), Kernel: "6.1.0-storm", Parts: parts[2:]})
-	return err
+	return store.Propose(r.ID)
 }
 
 // start starts the server and waits until it answers.

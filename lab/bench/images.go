@@ -22,8 +22,8 @@ const mib = 1 << 20
 
 // builtImages is what dsas image build --json says it made.
 type builtImages struct {
-	Boot   dsas.BootSet    `json:"boot"`
-	Images []dsas.Manifest `json:"images"`
+	Boot     dsas.BootSet   `json:"boot"`
+	Releases []dsas.Release `json:"releases"`
 }
 
 // roleNames are the roles that the boots and the demonstration want; a build
@@ -67,7 +67,7 @@ func (b *bench) images(ctx context.Context) error {
 	for range 3 {
 		if made, took, err := b.build(ctx); err != nil {
 			return err
-		} else if len(made.Images) == len(roleNames) {
+		} else if len(made.Releases) == len(roleNames) {
 			again = append(again, took.Seconds())
 		}
 	}
@@ -81,7 +81,8 @@ func (b *bench) images(ctx context.Context) error {
 		return err
 	}
 	b.report.add(figure("initramfs", float64(made.Boot.Initramfs.Size)/mib, "MiB", "%s", note).atMost(16))
-	for _, m := range made.Images {
+	for _, rel := range made.Releases {
+		m := rel.Manifest
 		var packed, unpacked int64
 		var layers []string
 		for _, p := range m.Parts {

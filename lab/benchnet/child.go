@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,12 +44,12 @@ func memoryDHCPServer(ctx context.Context, nodes string) error {
 	if err != nil {
 		return err
 	}
-	m := &memoryStore{nodes: make(map[dsas.MAC]dsas.Node, n), leases: map[dsas.MAC]netip.Addr{}, next: netip.MustParseAddr(poolFirst)}
+	m := &memoryStore{nodes: make(map[dsas.MAC]dsas.Node, n), leases: map[dsas.MAC]netip.Addr{}, next: netip.MustParseAddr(poolFirst), boots: benchRelease()}
 	for i := range n {
 		mac := load.MAC(i)
 		m.nodes[mac] = dsas.Node{Name: "n" + strconv.Itoa(i), NICs: []dsas.NIC{{MAC: mac}}, Address: netip.PrefixFrom(nodeAddr(i), 16), Role: "web"}
 	}
-	s, err := dhcp.New(dhcp.Config{Store: m, Images: m, NoProbe: true, Listeners: []net.PacketConn{c}, Subnets: []dsas.Subnet{{
+	s, err := dhcp.New(dhcp.Config{Store: m, Releases: m, NoProbe: true, Listeners: []net.PacketConn{c}, Subnets: []dsas.Subnet{{
 		Prefix: netip.MustParsePrefix(subnetPrefix), Server: netip.MustParseAddr(serverAddr), Lease: time.Hour,
 		Pool: dsas.Range{First: netip.MustParseAddr(poolFirst), Last: netip.MustParseAddr(poolLast)},
 	}}})
@@ -58,12 +59,13 @@ func memoryDHCPServer(ctx context.Context, nodes string) error {
 	return s.Run(ctx)
 }
 
-// memoryStore is a dhcp.Store without a disk, and dhcp.Images of one image.
+// memoryStore is a dhcp.Store without a disk, and dhcp.Releases of one release.
 type memoryStore struct {
 	nodes  map[dsas.MAC]dsas.Node
 	mu     sync.Mutex
 	leases map[dsas.MAC]netip.Addr
 	next   netip.Addr
+	boots  dsas.Release
 }
 
 func (m *memoryStore) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
@@ -112,11 +114,19 @@ func (m *memoryStore) NodeByClientID(context.Context, string) (dsas.Node, error)
 
 func (m *memoryStore) Event(context.Context, dsas.Event) error { return nil }
 
-func (m *memoryStore) Current(string) (dsas.Manifest, error) {
-	return dsas.Manifest{Role: "web", Parts: []dsas.Part{{Size: 1}}}, nil
-}
+func (m *memoryStore) Assigned(*dsas.Node, string) (*dsas.Release, error) { return &m.boots, nil }
 
-func (m *memoryStore) Boot() (dsas.BootSet, error) { return dsas.BootSet{Release: "0-bench"}, nil }
+// benchRelease is one that the decision takes for whole.
+func benchRelease() dsas.Release {
+	part := func(title, digit string) dsas.Part {
+		d := dsas.Digest("sha256:" + strings.Repeat(digit, 64))
+		return dsas.Part{Digest: d, DiffID: d, Size: 1, Title: title}
+	}
+	return dsas.Release{
+		ID: part("", "a").Digest, Role: "web", Number: 1, Manifest: dsas.Manifest{Role: "web", Parts: []dsas.Part{part("base", "b")}},
+		Boot: dsas.BootSet{Release: "0-bench", Kernel: part("kernel", "c"), Initramfs: part("initramfs", "d")},
+	}
+}
 
 // startProfile writes the processor profile of a child that serves as what into
 // folder dir, until stop is called; "" for none.

@@ -207,10 +207,10 @@ func httpChild(ctx context.Context, images, profile string) error {
 	if err != nil {
 		return err
 	}
-	return httpboot.New(httpboot.Config{Blobs: onlyBlobs{store}, Log: slog.New(slog.DiscardHandler)}).Run(ctx, l)
+	return httpboot.New(httpboot.Config{Blobs: store, Releases: noReleases{store}, Log: slog.New(slog.DiscardHandler)}).Run(ctx, l)
 }
 
-// onlyBlobs has no kernel, so no transfer is recorded as one.
-type onlyBlobs struct{ *blobs.Store }
+// noReleases has no kernel, so no transfer is recorded as one.
+type noReleases struct{ *blobs.Store }
 
-func (onlyBlobs) Boot() (dsas.BootSet, error) { return dsas.BootSet{}, dsas.ErrNotFound }
+func (noReleases) Assigned(*dsas.Node, string) (*dsas.Release, error) { return nil, nil }

@@ -77,7 +77,7 @@ func publish(ctx context.Context, state string, imageBytes int64) error {
 		data := make([]byte, size)
 		rand.Read(data)
 		d, n, err := s.Put(ctx, bytes.NewReader(data))
-		return dsas.Part{Title: title, Digest: d, Size: n}, err
+		return dsas.Part{Title: title, Digest: d, DiffID: d, Size: n}, err
 	}
 	kernel, err1 := part("kernel", 8<<20)
 	initramfs, err2 := part("initramfs", 16<<20)
@@ -85,11 +85,12 @@ func publish(ctx context.Context, state string, imageBytes int64) error {
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
-	if err := s.PublishBoot(dsas.BootSet{Release: "0-bench", Kernel: kernel, Initramfs: initramfs}); err != nil {
+	r, err := s.AddRelease(ctx, dsas.Release{Role: "web", Boot: dsas.BootSet{Release: "0-bench", Kernel: kernel, Initramfs: initramfs},
+		Manifest: dsas.Manifest{Parts: []dsas.Part{image}}})
+	if err != nil {
 		return err
 	}
-	_, err = s.Publish(dsas.Manifest{Role: "web", Parts: []dsas.Part{image}})
-	return err
+	return s.Propose(r.ID)
 }
 
 // startOurs starts the built program on a state folder and waits until its

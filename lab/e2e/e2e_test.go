@@ -449,14 +449,9 @@ func testVLAN(t *testing.T, r *rack, a, b *box) {
 }
 
 func testDamagedPart(t *testing.T, r *rack, b *box) {
-	var v dsas.ImagesView
-	decode(t, r.dsas(t, "image", "ls", "--json"), &v)
-	var part dsas.Part
-	for _, m := range v.Images {
-		if m.Role == "web" {
-			part = m.Parts[len(m.Parts)-1]
-		}
-	}
+	var v dsas.ReleaseView
+	decode(t, r.dsas(t, "image", "show", "web", "--json"), &v)
+	part := v.Manifest.Parts[len(v.Manifest.Parts)-1]
 	path := filepath.Join(r.state, "images", "blobs", "sha256", part.Digest.Hex())
 	good, err := os.ReadFile(path)
 	if err != nil {

@@ -57,6 +57,12 @@ type Store interface {
 	// Ports gives the switch ports that MACs were last heard at.
 	Ports(ctx context.Context) (map[dsas.MAC]dsas.Port, error)
 
+	// Published gives what a role's nodes boot, AllPublished of all roles.
+	Published(role string) dsas.Published
+	AllPublished() []dsas.Published
+	// Publish changes it, and stores the events that tell of it.
+	Publish(ctx context.Context, role string, change func(*dsas.Published) ([]dsas.Event, error)) (dsas.Published, error)
+
 	Sites(ctx context.Context) ([]dsas.Site, error)
 	Site(ctx context.Context, name string) (dsas.Site, error)
 	CreateSite(ctx context.Context, s dsas.Site) (dsas.Site, error)
@@ -74,21 +80,15 @@ type Roles interface {
 	Roles(ctx context.Context) ([]dsas.RoleView, error)
 }
 
-// Images tells what is built. What is not wraps dsas.ErrNotFound.
-type Images interface {
-	Current(role string) (dsas.Manifest, error)
-	Boot() (dsas.BootSet, error)
-}
-
 // Deps is what the API is made of. Store and Log must be set; what else is
 // nil answers that this server does not have it.
 type Deps struct {
-	Store   Store
-	Power   Power
-	Roles   Roles
-	Images  Images
-	Tokens  Tokens
-	Subnets []dsas.Subnet
+	Store    Store
+	Power    Power
+	Roles    Roles
+	Releases Releases
+	Tokens   Tokens
+	Subnets  []dsas.Subnet
 	// Explain tells what a MAC would be given; arch is "" or as dsas.Arch
 	// writes it.
 	Explain func(ctx context.Context, mac dsas.MAC, arch string) (any, error)
@@ -160,7 +160,12 @@ func New(d Deps) http.Handler {
 			r.Get("/unknown", a.handle(a.listUnknown))
 			r.Delete("/unknown/{mac}", a.handle(a.removeUnknown))
 			r.Get("/roles", a.handle(a.listRoles))
-			r.Get("/images", a.handle(a.listImages))
+			r.Get("/releases", a.handle(a.listReleases))
+			r.Get("/releases/{release}", a.handle(a.showRelease))
+			r.Post("/releases/sync", a.handle(a.syncReleases))
+			r.Get("/published", a.handle(a.listPublished))
+			r.Post("/roles/{role}/publish", a.handle(a.publish))
+			r.Post("/roles/{role}/rollback", a.handle(a.rollBack))
 			r.Get("/events", a.handle(a.listEvents))
 			r.Get("/explain", a.handle(a.explain))
 			r.Get("/leases", a.handle(a.listLeases))

@@ -20,17 +20,19 @@ import (
 	"dsas"
 	"dsas/server/api"
 	"dsas/server/auth"
+	"dsas/server/blobs"
 	"dsas/server/store"
 )
 
 // fixture is the API over a real store.
 type fixture struct {
 	*testing.T
-	store *store.Store
-	power *bmcs
-	deps  api.Deps
-	srv   *httptest.Server
-	done  chan struct{}
+	store  *store.Store
+	images *blobs.Store
+	power  *bmcs
+	deps   api.Deps
+	srv    *httptest.Server
+	done   chan struct{}
 }
 
 func subnet() dsas.Subnet {
@@ -50,9 +52,13 @@ func newFixture(t *testing.T, change ...func(*api.Deps)) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	f := &fixture{T: t, store: s, power: &bmcs{states: map[string]string{}}, done: make(chan struct{})}
+	images, err := blobs.Open(filepath.Join(dir, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{T: t, store: s, images: images, power: &bmcs{states: map[string]string{}}, done: make(chan struct{})}
 	f.deps = api.Deps{
-		Store: s, Power: f.power, Roles: roleNames{"db", "lb", "web"}, Images: noImages{}, Tokens: s,
+		Store: s, Power: f.power, Roles: roleNames{"db", "lb", "web"}, Releases: releases{images, s}, Tokens: s,
 		Subnets: []dsas.Subnet{subnet()}, Done: f.done, Log: log,
 		Explain: func(_ context.Context, mac dsas.MAC, arch string) (any, error) {
 			return map[string]string{"mac": mac.String(), "arch": arch}, nil
@@ -84,17 +90,21 @@ func (r roleNames) Roles(context.Context) ([]dsas.RoleView, error) {
 	return views, nil
 }
 
-// noImages has an image for the role web alone.
-type noImages struct{}
-
-func (noImages) Current(role string) (dsas.Manifest, error) {
-	if role == "web" {
-		return dsas.Manifest{Role: role}, nil
-	}
-	return dsas.Manifest{}, fmt.Errorf("image of %s: %w", role, dsas.ErrNotFound)
+// releases is the real image store; what is current is in the state.
+type releases struct {
+	*blobs.Store
+	state *store.Store
 }
 
-func (noImages) Boot() (dsas.BootSet, error) { return dsas.BootSet{}, dsas.ErrNotFound }
+func (r releases) Assigned(node *dsas.Node, role string) (*dsas.Release, error) {
+	id := r.state.Published(role).Assigned(node)
+	if id == "" {
+		return nil, nil
+	}
+	return r.Release(id)
+}
+
+func (r releases) Sync(context.Context) ([]dsas.Published, error) { return nil, nil }
 
 // bmcs stands in for power adapters, which have tests of their own.
 type bmcs struct {
@@ -535,15 +545,11 @@ func waitFor(t *testing.T, what string, ok func() bool) {
 func TestViews(t *testing.T) {
 	f := newFixture(t)
 	f.want(201, "POST", "/nodes", nodeJSON("w101", "52:54:00:00:01:01", ""), nil)
+	f.publish(f.release("web", "one"))
 	var roles []dsas.RoleView
 	f.want(200, "GET", "/roles", "", &roles)
-	if len(roles) != 3 || roles[0].Image != nil || roles[2].Image == nil {
-		t.Errorf("roles = %+v; want an image for web alone", roles)
-	}
-	var images dsas.ImagesView
-	f.want(200, "GET", "/images", "", &images)
-	if images.Boot != nil || len(images.Images) != 1 {
-		t.Errorf("images = %+v", images)
+	if len(roles) != 3 || roles[0].Release != nil || roles[2].Release == nil || roles[2].Release.Name() != "web:1" {
+		t.Errorf("roles = %+v; want a release for web alone", roles)
 	}
 	if got := f.want(200, "GET", "/explain?mac=52-54-00-00-01-01&arch=bios", "", nil); !strings.Contains(got, `"52:54:00:00:01:01"`) {
 		t.Errorf("explain = %s", got)

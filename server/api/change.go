@@ -121,6 +121,12 @@ func (a *api) patched(old dsas.Node, patch any, taken *addresses, roles []dsas.R
 	if !now.Created.Equal(old.Created) {
 		return now, fmt.Errorf("field \"created\": cannot be changed: %w", dsas.ErrInvalid)
 	}
+	if now.Role != old.Role && now.Release == old.Release {
+		now.Release = "" // it was one of the old role's
+	}
+	if err := a.pin(&now, old.Release); err != nil {
+		return now, err
+	}
 	if err := a.checkNode(&now, roles); err != nil {
 		return now, err
 	}

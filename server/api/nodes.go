@@ -28,7 +28,9 @@ func (a *api) listNodes(r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	for i, n := range nodes {
-		views[i] = dsas.NodeView{Node: withoutSecrets(n), Status: statuses[n.Name], Ports: portsOf(n, ports)}
+		if views[i], err = a.nodeView(n, statuses[n.Name], ports); err != nil {
+			return answer{}, err
+		}
 	}
 	return answer{body: views}, nil
 }
@@ -46,7 +48,13 @@ func (a *api) showNode(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{body: dsas.NodeView{Node: withoutSecrets(n), Status: status, Ports: portsOf(n, ports)}}, nil
+	v, err := a.nodeView(n, status, ports)
+	return answer{body: v}, err
+}
+
+func (a *api) nodeView(n dsas.Node, st dsas.NodeStatus, ports map[dsas.MAC]dsas.Port) (dsas.NodeView, error) {
+	rel, err := a.nodeRelease(&n, st)
+	return dsas.NodeView{Node: withoutSecrets(n), Status: st, Ports: portsOf(n, ports), Release: rel}, err
 }
 
 // portsOf gives a node's, in the order of its NICs.
@@ -140,6 +148,9 @@ func (a *api) planNodes(ctx context.Context, items []any) ([]dsas.Node, error) {
 	for i, item := range items {
 		a.addPrefixLength(item)
 		n, err := fromRaw[dsas.Node](item)
+		if err == nil {
+			err = a.pin(&n, "")
+		}
 		if err == nil {
 			err = a.checkNode(&n, roles)
 		}

@@ -1,9 +1,9 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/go-chi/chi/v5"
 
@@ -37,7 +37,7 @@ func (a *api) listLeases(r *http.Request) (answer, error) {
 	return answer{body: list(leases)}, err
 }
 
-// listRoles gives the roles, each with the image that is current for it.
+// listRoles gives the roles, each with the release that its nodes follow.
 func (a *api) listRoles(r *http.Request) (answer, error) {
 	if a.Roles == nil {
 		return answer{body: []dsas.RoleView{}}, nil
@@ -46,58 +46,15 @@ func (a *api) listRoles(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, fmt.Errorf("list roles: %w", err)
 	}
-	out := make([]dsas.RoleView, len(views))
-	for i, v := range views {
-		if v.Image == nil {
-			if v.Image, err = a.image(v.Role.Name); err != nil {
-				return answer{}, err
+	out := slices.Clone(views)
+	for i, v := range out {
+		if v.Release == nil && a.Releases != nil {
+			if out[i].Release, err = a.Releases.Assigned(nil, v.Role.Name); err != nil {
+				return answer{}, fmt.Errorf("release of role %s: %w", v.Role.Name, err)
 			}
 		}
-		out[i] = v
 	}
-	return answer{body: out}, nil
-}
-
-// image gives a role's current image, nil where none is built.
-func (a *api) image(role string) (*dsas.Manifest, error) {
-	if a.Images == nil {
-		return nil, nil
-	}
-	m, err := a.Images.Current(role)
-	if errors.Is(err, dsas.ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("image of role %s: %w", role, err)
-	}
-	return &m, nil
-}
-
-func (a *api) listImages(r *http.Request) (answer, error) {
-	view := dsas.ImagesView{Images: []dsas.Manifest{}}
-	if a.Images == nil {
-		return answer{body: view}, nil
-	}
-	switch boot, err := a.Images.Boot(); {
-	case err == nil:
-		view.Boot = &boot
-	case !errors.Is(err, dsas.ErrNotFound):
-		return answer{}, fmt.Errorf("boot set: %w", err)
-	}
-	roles, err := a.roleNames(r.Context())
-	if err != nil {
-		return answer{}, err
-	}
-	for _, role := range roles {
-		m, err := a.image(role)
-		if err != nil {
-			return answer{}, err
-		}
-		if m != nil {
-			view.Images = append(view.Images, *m)
-		}
-	}
-	return answer{body: view}, nil
+	return answer{body: list(out)}, nil
 }
 
 func (a *api) explain(r *http.Request) (answer, error) {

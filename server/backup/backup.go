@@ -62,11 +62,10 @@ type Manifest struct {
 	Created time.Time `json:"created"`
 	Host    string    `json:"host"`
 	Config  string    `json:"config"` // path of etc/dsas.yaml
-	// Images are those that were current, whether they are in the backup or not.
-	Images     []dsas.Manifest `json:"images"`
-	Boot       *dsas.BootSet   `json:"boot,omitempty"`
-	WithImages bool            `json:"withImages"`
-	Files      []File          `json:"files"`
+	// Releases are those of the image store, whether they are in the backup or not.
+	Releases   []dsas.Release `json:"releases"`
+	WithImages bool           `json:"withImages"`
+	Files      []File         `json:"files"`
 }
 
 // Add notes the file at path under a name; a file that is not there is left

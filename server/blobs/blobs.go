@@ -1,13 +1,16 @@
-// Package blobs keeps the content that nodes boot from, by digest, and what of
-// it is current: the manifest of each role and the boot set. Content is never
-// changed in place: publishing another manifest replaces a small file by
-// rename, and a node that is booting keeps reading the blobs it began with.
+// Package blobs keeps what nodes boot from: an OCI image layout with a release's
+// image, kernel and initramfs by digest. Nothing in it is ever changed in place:
+// a build adds content and then replaces the index by rename, and a node that is
+// booting keeps reading the blobs it began with.
 //
-// The layout is that of docs/architecture.md:
+// The layout is OCI's own (image-layout.md of its image specification):
 //
-//	blobs/sha256/HEX   content
-//	roles/ROLE.json    the role's current dsas.Manifest
-//	boot.json          the current dsas.BootSet
+//	oci-layout         which layout it is
+//	index.json         the releases: "web:7", and what a build proposed last, "web:latest"
+//	blobs/sha256/HEX   content: manifests, configs, layers, kernels, initramfs
+//
+// What of it nodes boot is the server's to say (dsas.Published), and stands in
+// its database.
 package blobs
 
 import (
@@ -34,34 +37,41 @@ import (
 type Store struct {
 	dir string
 
-	mu    sync.Mutex
-	cache map[string]cached // by path of a JSON file
+	mu     sync.Mutex
+	idx    *index                      // as last read
+	looked time.Time                   // when its file was last looked at
+	read   map[dsas.Digest]readRelease // by ID
+
+	bootFiles   map[dsas.Digest]string // title, by digest
+	bootFilesOf *index                 // that bootFiles was made for
+}
+
+// readRelease is a release and the line of the index that it was read for.
+type readRelease struct {
+	entry   entry
+	release *dsas.Release
 }
 
 // Open makes the folders below dir where they are missing. Who may only read
 // there, as the server where images are root's, finds an empty store until
 // somebody who may write has opened it.
 func Open(dir string) (*Store, error) {
-	s := &Store{dir: dir, cache: map[string]cached{}}
-	for _, d := range []string{s.blobDir(), s.roleDir()} {
-		err := os.MkdirAll(d, 0o755)
-		if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
-			if _, statErr := os.Stat(dir); statErr == nil {
-				continue
-			}
+	s := &Store{dir: dir, read: map[dsas.Digest]readRelease{}}
+	err := os.MkdirAll(s.blobDir(), 0o755)
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, fs.ErrPermission) {
+		if _, statErr := os.Stat(dir); statErr == nil {
+			return s, nil
 		}
-		if err != nil {
-			return nil, fmt.Errorf("open image store %s: %w", dir, err)
-		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open image store %s: %w", dir, err)
 	}
 	return s, nil
 }
 
 func (s *Store) blobDir() string { return filepath.Join(s.dir, "blobs", "sha256") }
-func (s *Store) roleDir() string { return filepath.Join(s.dir, "roles") }
 
-// tmpPrefix marks files that are being written; no digest and no role name
-// begins with a dot.
+// tmpPrefix marks files that are being written; no digest begins with a dot.
 const tmpPrefix = ".new-"
 
 // Put stores what r gives and says its digest and length in bytes. What was
@@ -159,7 +169,7 @@ func settle(f *os.File, name string) error {
 const staleAfter = 24 * time.Hour
 
 func (s *Store) sweep() {
-	for _, dir := range []string{s.blobDir(), s.roleDir(), s.dir} {
+	for _, dir := range []string{s.blobDir(), s.dir} {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
 			if !strings.HasPrefix(e.Name(), tmpPrefix) {

@@ -66,13 +66,12 @@ type Request struct {
 	// changes nothing but what Explain says.
 	Via string
 
-	Server Server
-	Boot   *dsas.BootSet  // nil: no kernel and initramfs are built
-	Image  *dsas.Manifest // of Role(); nil: not built
+	Server  Server
+	Release *dsas.Release // of Role(), that the node is to boot; nil: there is none
 }
 
 // Role gives the role that the request's box is to have, "" for none: what a
-// caller looks the image up by.
+// caller looks the release up by.
 func (r *Request) Role() string {
 	switch {
 	case r.picked():
@@ -141,11 +140,13 @@ type Plan struct {
 	MenuTimeout time.Duration `json:"menuTimeout,omitempty"`
 	Pick        string        `json:"pick,omitempty"` // the role that was picked, "" where none was
 
-	MAC    dsas.MAC     `json:"mac"`
-	Node   *dsas.Node   `json:"-"`
-	Server Server       `json:"-"`
-	Step   Step         `json:"step"`
-	Image  *dsas.Digest `json:"image,omitempty"` // manifest digest
+	MAC    dsas.MAC   `json:"mac"`
+	Node   *dsas.Node `json:"-"`
+	Server Server     `json:"-"`
+	Step   Step       `json:"step"`
+	// Release is what is booted, and ReleaseName what people call it, "web:7".
+	Release     dsas.Digest `json:"release,omitempty"`
+	ReleaseName string      `json:"releaseName,omitempty"`
 }
 
 // Boots tells whether the plan ends in a kernel.

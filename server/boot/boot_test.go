@@ -13,8 +13,7 @@ import (
 var (
 	mac    = dsas.MAC{0x52, 0x54, 0, 0, 1, 1}
 	server = Server{Addr: netip.MustParseAddr("10.77.0.1"), URL: "http://10.77.0.1:8080"}
-	set    = &dsas.BootSet{Kernel: part('a'), Initramfs: part('b')}
-	image  = &dsas.Manifest{Role: "web", Digest: part('c').Digest}
+	rel    = &dsas.Release{ID: part('c').Digest, Role: "web", Number: 7, Boot: dsas.BootSet{Kernel: part('a'), Initramfs: part('b')}}
 )
 
 const (
@@ -122,7 +121,7 @@ func TestDecideDHCP(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			r := tt.r
-			r.Step, r.MAC, r.Server, r.Boot, r.Image = StepDHCP, mac, server, set, image
+			r.Step, r.MAC, r.Server, r.Release = StepDHCP, mac, server, rel
 			p := Decide(r)
 			if p.Action != tt.action || p.BootFile != tt.file {
 				t.Errorf("Decide = %s %q (%s); want %s %q", p.Action, p.BootFile, p.Reason, tt.action, tt.file)
@@ -144,19 +143,21 @@ func TestDecideDHCP(t *testing.T) {
 }
 
 func TestDecideNothingBuilt(t *testing.T) {
-	broken := *set
-	broken.Kernel.Digest = "sha256:../../x"
+	broken := *rel
+	broken.Boot.Kernel.Digest = "sha256:../../x"
+	pinned := node("")
+	pinned.Release = part('e').Digest
 	for _, tt := range []struct {
-		name   string
-		boot   *dsas.BootSet
-		image  *dsas.Manifest
-		reason string
+		name    string
+		node    *dsas.Node
+		release *dsas.Release
+		reason  string
 	}{
-		{"no boot set", nil, image, "No kernel and initramfs"},
-		{"no image", set, nil, "Role web has no image"},
-		{"damaged boot set", &broken, image, "damaged"},
+		{"no release", node(""), nil, "Role web has no release"},
+		{"pinned to one that is gone", pinned, nil, "unpin w101"},
+		{"damaged boot set", node(""), &broken, "damaged"},
 	} {
-		r := Request{Step: StepDHCP, MAC: mac, HasArch: true, Node: node(""), Server: server, Boot: tt.boot, Image: tt.image}
+		r := Request{Step: StepDHCP, MAC: mac, HasArch: true, Node: tt.node, Server: server, Release: tt.release}
 		if p := Decide(r); p.Action != AddressOnly || !strings.Contains(p.Reason, tt.reason) {
 			t.Errorf("%s: Decide = %s (%s); want %s (...%s...)", tt.name, p.Action, p.Reason, AddressOnly, tt.reason)
 		}
@@ -184,9 +185,9 @@ var update = os.Getenv("UPDATE_GOLDEN") != ""
 
 // TestTexts compares with testdata; UPDATE_GOLDEN=1 writes it anew.
 func TestTexts(t *testing.T) {
-	withFirmware := *set
+	withFirmware := *rel
 	fw := part('d')
-	withFirmware.Firmware = &fw
+	withFirmware.Boot.Firmware = &fw
 	params := Params{Boot: "b1", Token: "t1", Bond: "bond0:mode=active-backup:miimon=100", Gateway: netip.MustParseAddr("10.77.0.254")}
 	noRole := node("")
 	noRole.Role = ""
@@ -196,18 +197,18 @@ func TestTexts(t *testing.T) {
 		r    Request
 		try  int
 	}{
-		{"boot.ipxe", StepScript, Request{Node: node(""), Boot: &withFirmware, Image: image}, 0},
-		{"wait.ipxe", StepScript, Request{Node: noRole, Boot: set}, 0},
-		{"discover.ipxe", StepScript, Request{Discovery: true, Boot: set, Image: image}, 0},
-		{"menu.ipxe", StepScript, Request{Node: node(""), Boot: set, Image: image, Menu: []string{"rescue", "inventory"}}, 0},
-		{"picked.ipxe", StepScript, Request{Node: node(""), Boot: set, Image: image, Menu: []string{"rescue"}, Pick: "rescue"}, 0},
-		{"menu.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: set, Image: image, Menu: []string{"rescue", "inventory"}}, 0},
-		{"picked.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: set, Image: image, Menu: []string{"rescue"}, Pick: "rescue"}, 1},
-		{"boot.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Boot: &withFirmware, Image: image}, 0},
+		{"boot.ipxe", StepScript, Request{Node: node(""), Release: &withFirmware}, 0},
+		{"wait.ipxe", StepScript, Request{Node: noRole, Release: rel}, 0},
+		{"discover.ipxe", StepScript, Request{Discovery: true, Release: rel}, 0},
+		{"menu.ipxe", StepScript, Request{Node: node(""), Release: rel, Menu: []string{"rescue", "inventory"}}, 0},
+		{"picked.ipxe", StepScript, Request{Node: node(""), Release: rel, Menu: []string{"rescue"}, Pick: "rescue"}, 0},
+		{"menu.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Release: rel, Menu: []string{"rescue", "inventory"}}, 0},
+		{"picked.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Release: rel, Menu: []string{"rescue"}, Pick: "rescue"}, 1},
+		{"boot.pxelinux", StepTFTPConfig, Request{Node: node(dsas.LoaderPXELINUX), Release: &withFirmware}, 0},
 		{"wait.pxelinux", StepTFTPConfig, Request{Node: noRole}, 3},
-		{"boot.grub", StepGRUBConfig, Request{Node: node(dsas.LoaderGRUB), Boot: &withFirmware, Image: image}, 0},
+		{"boot.grub", StepGRUBConfig, Request{Node: node(dsas.LoaderGRUB), Release: &withFirmware}, 0},
 		{"wait.grub", StepGRUBConfig, Request{Node: noRole}, 0},
-		{"arm64.grub", StepGRUBConfig, Request{Node: node(""), Arch: dsas.ArchEFIARM64, HasArch: true, Boot: set, Image: image}, 0},
+		{"arm64.grub", StepGRUBConfig, Request{Node: node(""), Arch: dsas.ArchEFIARM64, HasArch: true, Release: rel}, 0},
 	} {
 		tt.r.Step, tt.r.MAC, tt.r.Server = tt.step, mac, server
 		p := Decide(tt.r)
@@ -239,7 +240,7 @@ func TestTexts(t *testing.T) {
 func TestNothingBreaksOut(t *testing.T) {
 	for _, evil := range []string{"x\nshell", "a b", "${net0/mac}", "a||shell", "a&&shell", "`id`", "a;b", "#x", "\"", "'", "\\", "ü", "\x00", "\x7f"} {
 		n := node("")
-		p := Decide(Request{Step: StepScript, MAC: mac, Node: n, Server: server, Boot: set, Image: image})
+		p := Decide(Request{Step: StepScript, MAC: mac, Node: n, Server: server, Release: rel})
 		text := p.IPXEScript(Params{Boot: "b", Token: "t", Extra: []string{"x=" + evil}})
 		if strings.Contains(text, "\nkernel ") {
 			t.Errorf("argument %q was put into the script:\n%s", evil, text)
@@ -253,7 +254,7 @@ func TestNothingBreaksOut(t *testing.T) {
 		// A name that the store should never hold: shown, and not obeyed.
 		n.Name, n.Role = "n"+evil, "r"+evil
 		for _, step := range []Step{StepScript, StepTFTPConfig} {
-			p := Decide(Request{Step: step, MAC: mac, Node: n, Server: server, Boot: set})
+			p := Decide(Request{Step: step, MAC: mac, Node: n, Server: server, Release: rel})
 			for _, line := range strings.Split(p.IPXEScript(Params{})+p.PXELINUXConfig(Params{}, 0)+p.GRUBConfig(Params{}), "\n") {
 				if text, ok := strings.CutPrefix(line, `echo "`); ok { // GRUB's, whose quotes are ours
 					line = strings.TrimSuffix(text, `"`)
@@ -314,10 +315,7 @@ func FuzzDecide(f *testing.F) {
 			r.Node = node(dsas.Loader(loader))
 		}
 		if flags&4 != 0 {
-			r.Boot = set
-		}
-		if flags&8 != 0 {
-			r.Image = image
+			r.Release = rel
 		}
 		p := Decide(r)
 		if p.Reason == "" {
@@ -367,7 +365,7 @@ func TestExplain(t *testing.T) {
 		{"arm HTTP boot", Request{Node: node(""), Arch: 19, HasArch: true}, "firmware DHCP", "refuse"},
 		{"ia32", Request{Node: node(""), Arch: 6, HasArch: true}, "firmware DHCP", "refuse"},
 	} {
-		tt.r.MAC, tt.r.Server, tt.r.Boot, tt.r.Image = mac, server, set, image
+		tt.r.MAC, tt.r.Server, tt.r.Release = mac, server, rel
 		var steps []string
 		list := Explain(tt.r)
 		for _, e := range list {

@@ -12,7 +12,7 @@ func FuzzVendorClass(f *testing.F) {
 		f.Add(s, []byte("RPi4"))
 	}
 	f.Fuzz(func(t *testing.T, class string, guid []byte) {
-		r := Request{Step: StepDHCP, MAC: mac, VendorClass: class, GUID: guid, Node: node(""), Server: server, Boot: set, Image: image}
+		r := Request{Step: StepDHCP, MAC: mac, VendorClass: class, GUID: guid, Node: node(""), Server: server, Release: rel}
 		a, ok := r.arch()
 		if i := strings.Index(class, ":Arch:"); ok && (i < 0 || len(class) < i+11) {
 			t.Errorf("vendor class %q: architecture %d", class, a)

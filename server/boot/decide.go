@@ -62,7 +62,7 @@ func Decide(r Request) Plan {
 		p.Loader = string(dsas.LoaderGRUB)
 		if r.HasArch && !isX86(r.Arch) {
 			why = noKernel(r.Arch)
-			p.Kernel, p.Initrds, p.Image = "", nil, nil
+			p.noContent()
 		}
 		return p.script(why)
 	case StepDHCP:
@@ -78,29 +78,27 @@ func (p *Plan) content(r Request) string {
 		return fmt.Sprintf("MAC %s belongs to no node and discovery is off; add it with: dsas node add NAME --mac %s", r.MAC, r.MAC)
 	case p.Role == "":
 		return fmt.Sprintf("Node %s has no role; give it one with: dsas node set %s --role ROLE", r.Node.Name, r.Node.Name)
-	case r.Boot == nil:
-		return "No kernel and initramfs are built yet; build them with: dsas image build " + p.Role
-	case r.Image == nil:
-		return fmt.Sprintf("Role %s has no image yet; build it with: dsas image build %s", p.Role, p.Role)
+	case r.Release == nil && r.Node != nil && r.Node.Release != "" && r.Node.Role == p.Role:
+		return fmt.Sprintf("Node %s is pinned to release %s, which is not in the store; have it follow its role with: dsas image unpin %s", r.Node.Name, r.Node.Release.Short(), r.Node.Name)
+	case r.Release == nil:
+		return fmt.Sprintf("Role %s has no release to boot; build one with: dsas image build %s", p.Role, p.Role)
 	}
-	for _, part := range []*dsas.Part{&r.Boot.Kernel, &r.Boot.Initramfs, r.Boot.Firmware} {
-		if part == nil {
-			continue
-		}
+	set := &r.Release.Boot
+	for _, part := range set.Parts() {
 		// Digests become URLs in scripts: nothing else may stand there.
 		if _, err := dsas.ParseDigest(string(part.Digest)); err != nil {
-			return "The kernel and initramfs on record are damaged (a digest is not one); build them anew with: dsas image build " + p.Role
+			return fmt.Sprintf("Kernel and initramfs of release %s are damaged (a digest is not one); build it anew with: dsas image build %s", r.Release.Name(), p.Role)
 		}
 	}
-	p.Kernel = blobURL(r.Server.URL, r.Boot.Kernel.Digest)
+	p.Kernel = blobURL(r.Server.URL, set.Kernel.Digest)
 	// Firmware first: early microcode is only found in the first cpio
 	// (kernel: Documentation/arch/x86/microcode.rst); for /lib/firmware the
 	// order does not matter.
-	if r.Boot.Firmware != nil {
-		p.Initrds = append(p.Initrds, Initrd{"firmware", blobURL(r.Server.URL, r.Boot.Firmware.Digest)})
+	if set.Firmware != nil {
+		p.Initrds = append(p.Initrds, Initrd{"firmware", blobURL(r.Server.URL, set.Firmware.Digest)})
 	}
-	p.Initrds = append(p.Initrds, Initrd{"initramfs", blobURL(r.Server.URL, r.Boot.Initramfs.Digest)})
-	p.Image = &r.Image.Digest
+	p.Initrds = append(p.Initrds, Initrd{"initramfs", blobURL(r.Server.URL, set.Initramfs.Digest)})
+	p.Release, p.ReleaseName = r.Release.ID, r.Release.Name()
 	return ""
 }
 
@@ -113,7 +111,7 @@ func (p Plan) script(why string) Plan {
 	if why != "" {
 		return p.end(Script, why)
 	}
-	return p.end(Script, fmt.Sprintf("%s boots as %s.", p.who(), p.Role))
+	return p.end(Script, fmt.Sprintf("%s boots as %s, release %s.", p.who(), p.Role, p.ReleaseName))
 }
 
 // dhcp picks the boot file.
@@ -184,7 +182,7 @@ func (p Plan) ipxe(r Request, why string) Plan {
 }
 
 func (p Plan) nbp(r Request, n nbp, reason string) Plan {
-	p.Kernel, p.Initrds, p.Image = "", nil, nil
+	p.noContent()
 	if r.HasLoader != nil && !r.HasLoader(n.file) {
 		return p.end(Refuse, fmt.Sprintf("The boot loader %s that %s needs is not on this server; get it with: %s", n.file, p.who(), howToGet(n.file)))
 	}
@@ -198,6 +196,11 @@ func (p Plan) nbp(r Request, n nbp, reason string) Plan {
 	p.NextServer = p.Server.Addr
 	p.TFTPServerName = p.Server.Addr.String()
 	return p.end(NBP, reason)
+}
+
+// noContent takes back what content filled in.
+func (p *Plan) noContent() {
+	p.Kernel, p.Initrds, p.Release, p.ReleaseName = "", nil, "", ""
 }
 
 func (p Plan) end(a Action, reason string) Plan {

@@ -18,7 +18,7 @@ type Explained struct {
 
 // Explain lists what a box would be given at each step on its way to a kernel,
 // without booting it. r holds what is known of it: MAC, Node, Discovery,
-// Server, Boot, Image, and the architecture to assume. The list ends where the
+// Server, Release, and the architecture to assume. The list ends where the
 // boot would.
 func Explain(r Request) []Explained {
 	var out []Explained

@@ -44,7 +44,6 @@ func explainable() Request {
 	mac := dsas.MAC{0x52, 0x54, 0, 0, 1, 1}
 	return Request{
 		MAC: mac, Node: &dsas.Node{Name: "w101", Role: "web", NICs: []dsas.NIC{{MAC: mac}}}, Server: Server{URL: "http://10.77.0.1:8080"},
-		Boot:  &dsas.BootSet{Kernel: dsas.Part{Digest: digest}, Initramfs: dsas.Part{Digest: digest}},
-		Image: &dsas.Manifest{Role: "web", Digest: digest},
+		Release: &dsas.Release{ID: digest, Role: "web", Number: 7, Boot: dsas.BootSet{Kernel: dsas.Part{Digest: digest}, Initramfs: dsas.Part{Digest: digest}}},
 	}
 }

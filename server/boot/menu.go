@@ -39,7 +39,7 @@ func (r *Request) picked() bool {
 func (p Plan) atLoader(r Request, why string) Plan {
 	switch {
 	case r.Pick != "" && !r.picked():
-		p.Kernel, p.Initrds, p.Image = "", nil, nil
+		p.noContent()
 		return p.end(Script, fmt.Sprintf("Role %s was asked for, and %s may not pick it at its loader now.", r.Pick, p.who()))
 	case r.offers():
 		return p.menu(r)
@@ -64,7 +64,7 @@ func (p Plan) menu(r Request) Plan {
 	if p.MenuTimeout <= 0 {
 		p.MenuTimeout = DefaultMenuTimeout
 	}
-	p.Image = nil
+	p.Release, p.ReleaseName = "", ""
 	return p.end(Menu, fmt.Sprintf("%s may pick a role for this boot at its loader: %s; after %s without a key its assigned role %s boots.",
 		p.who(), strings.Join(p.Menu, ", "), p.MenuTimeout, r.Node.Role))
 }

@@ -40,18 +40,18 @@ func TestMenu(t *testing.T) {
 	} {
 		for _, step := range []Step{StepScript, StepTFTPConfig} {
 			r := tt.r
-			r.Step, r.MAC, r.Server, r.Boot, r.Image = step, mac, server, set, image
+			r.Step, r.MAC, r.Server, r.Release = step, mac, server, rel
 			p := Decide(r)
 			if p.Action != tt.action || strings.Join(p.Menu, " ") != tt.menu || !strings.Contains(p.Reason, tt.reason) {
 				t.Errorf("%s: Decide = %s menu %v (%s); want %s %s (...%s...)", tt.name, p.Action, p.Menu, p.Reason, tt.action, tt.menu, tt.reason)
 			}
-			if p.Boots() != (tt.role != "") || p.Boots() && p.Role != tt.role || (p.Image != nil) != p.Boots() {
-				t.Errorf("%s: Decide boots %v as %s, image %v; want %q", tt.name, p.Boots(), p.Role, p.Image, tt.role)
+			if p.Boots() != (tt.role != "") || p.Boots() && p.Role != tt.role || (p.Release != "") != p.Boots() {
+				t.Errorf("%s: Decide boots %v as %s, image %v; want %q", tt.name, p.Boots(), p.Role, p.ReleaseName, tt.role)
 			}
 		}
 		// DHCP's answer hangs on no pick: it comes before.
 		r := tt.r
-		r.Step, r.MAC, r.Server, r.Boot, r.Image, r.HasArch = StepDHCP, mac, server, set, image, true
+		r.Step, r.MAC, r.Server, r.Release, r.HasArch = StepDHCP, mac, server, rel, true
 		if p := Decide(r); p.Action == Menu {
 			t.Errorf("%s: a menu in answer to DHCP", tt.name)
 		}
@@ -60,7 +60,7 @@ func TestMenu(t *testing.T) {
 
 // TestMenuTexts: what each item leads to is what the server answers with it.
 func TestMenuTexts(t *testing.T) {
-	r := Request{Node: node(""), Menu: []string{"rescue", "inventory"}, MAC: mac, Server: server, Boot: set, Image: image, Step: StepScript}
+	r := Request{Node: node(""), Menu: []string{"rescue", "inventory"}, MAC: mac, Server: server, Release: rel, Step: StepScript}
 	p := Decide(r)
 	text := p.IPXEScript(Params{})
 	for _, want := range []string{
@@ -157,7 +157,7 @@ func TestMenuNeverBreaksOut(t *testing.T) {
 	for _, evil := range []string{"x\nshell", "a||shell", "${net0/mac}", "a\nLABEL b"} {
 		n := node("")
 		n.Menu = []string{evil}
-		p := Decide(Request{Step: StepScript, MAC: mac, Node: n, Server: server, Boot: set, Image: image, Menu: n.Menu})
+		p := Decide(Request{Step: StepScript, MAC: mac, Node: n, Server: server, Release: rel, Menu: n.Menu})
 		for _, line := range strings.Split(p.IPXEScript(Params{})+p.PXELINUXConfig(Params{}, 0), "\n") {
 			if strings.HasPrefix(line, "shell") || strings.Contains(line, "||shell") || strings.Contains(line, "${net0") || line == "LABEL b" {
 				t.Errorf("role %q broke out in line %q", evil, line)
@@ -168,7 +168,7 @@ func TestMenuNeverBreaksOut(t *testing.T) {
 
 func TestExplainMenu(t *testing.T) {
 	for loader, last := range map[dsas.Loader]string{"": "GET " + script + "?role=web", dsas.LoaderPXELINUX: "RRQ nbp/52-54-00-00-01-01/pxelinux.cfg/role-web-0"} {
-		list := Explain(Request{Node: node(loader), Menu: []string{"rescue"}, MAC: mac, Server: server, Boot: set, Image: image})
+		list := Explain(Request{Node: node(loader), Menu: []string{"rescue"}, MAC: mac, Server: server, Release: rel})
 		got := list[len(list)-2:]
 		if got[0].Gets != "a menu of web, rescue; web after 10s" || got[1].Asks != last || got[1].Gets != "kernel and initramfs for role web" {
 			t.Errorf("Explain(%q) ends with %s", loader, fmt.Sprint(got))

@@ -24,7 +24,7 @@ func TestQuirks(t *testing.T) {
 			continue
 		}
 		r := *q.Asks
-		r.Step, r.MAC, r.Server, r.Boot, r.Image = StepDHCP, mac, server, set, image
+		r.Step, r.MAC, r.Server, r.Release = StepDHCP, mac, server, rel
 		if r.Node == nil {
 			r.Node = node("")
 		}
@@ -41,7 +41,7 @@ func TestNoQuirk(t *testing.T) {
 		strings.Repeat("\x00", 16), strings.Repeat("\xff", 16), // boards that were never given a UUID
 		"ABCDABCDABCDABCE", "", "RPi4", "xRPi4ABCDEFGHIJK",
 	} {
-		r := Request{Step: StepDHCP, MAC: mac, HasArch: true, VendorClass: biosPXE, GUID: []byte(guid), Node: node(""), Server: server, Boot: set, Image: image}
+		r := Request{Step: StepDHCP, MAC: mac, HasArch: true, VendorClass: biosPXE, GUID: []byte(guid), Node: node(""), Server: server, Release: rel}
 		if p := Decide(r); p.Loader != FileUndionly {
 			t.Errorf("option 97 %q: %s %q (%s); want %s", guid, p.Action, p.Loader, p.Reason, FileUndionly)
 		}
@@ -56,7 +56,7 @@ func TestNoQuirk(t *testing.T) {
 func TestHTTPClientGetsNoTFTPPath(t *testing.T) {
 	for _, class := range []string{"HTTPClient", "HTTPClient:Arch:00016:UNDI:003001", "HTTPClient:Arch:00015:UNDI:003001"} {
 		for _, arch := range []dsas.Arch{15, 16, 18, 19, 20} {
-			p := Decide(Request{Step: StepDHCP, MAC: mac, HasArch: true, Arch: arch, VendorClass: class, Node: node(""), Server: server, Boot: set, Image: image})
+			p := Decide(Request{Step: StepDHCP, MAC: mac, HasArch: true, Arch: arch, VendorClass: class, Node: node(""), Server: server, Release: rel})
 			if p.BootFile != "" && !strings.HasPrefix(p.BootFile, "http://") {
 				t.Errorf("%s, option 93 %d: boot file %q; want a URL or none", class, arch, p.BootFile)
 			}

@@ -376,16 +376,10 @@ func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 		r.MAC = c.node.NICs[0].MAC // its boot files are under a MAC of its own
 	}
 	r.Server = boot.Server{Addr: c.subnet.Server, URL: fmt.Sprintf("http://%s", netip.AddrPortFrom(c.subnet.Server, uint16(s.HTTPPort)))}
-	if set, err := s.Images.Boot(); err == nil {
-		r.Boot = &set
-	} else if !errors.Is(err, dsas.ErrNotFound) {
-		return boot.Plan{}, fmt.Errorf("kernel and initramfs: %w", err)
-	}
 	if role := r.Role(); role != "" {
-		if m, err := s.Images.Current(role); err == nil {
-			r.Image = &m
-		} else if !errors.Is(err, dsas.ErrNotFound) {
-			return boot.Plan{}, fmt.Errorf("image of role %s: %w", role, err)
+		var err error
+		if r.Release, err = s.Releases.Assigned(c.node, role); err != nil {
+			return boot.Plan{}, fmt.Errorf("release of role %s: %w", role, err)
 		}
 	}
 	r.HasLoader = s.HasLoader

@@ -64,7 +64,7 @@ func newBench(t *testing.T) *bench {
 		dsas.Node{Name: "f1", NICs: []dsas.NIC{{MAC: dsas.MAC{0x52, 0x54, 0, 0, 2, 1}}}, Address: netip.MustParsePrefix("10.78.0.5/23"), Role: "web"},
 	)
 	b.store.Publish(bootSet, "web")
-	s, err := New(Config{Store: b.store, Images: b.store, Subnets: []dsas.Subnet{near, far}, Now: func() time.Time { return b.now }})
+	s, err := New(Config{Store: b.store, Releases: b.store, Subnets: []dsas.Subnet{near, far}, Now: func() time.Time { return b.now }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,18 +45,19 @@ type Store interface {
 	Event(ctx context.Context, e dsas.Event) error
 }
 
-// Images tells what is built. ErrNotFound: nothing yet.
-type Images interface {
-	Current(role string) (dsas.Manifest, error)
-	Boot() (dsas.BootSet, error)
+// Releases tells what boxes boot.
+type Releases interface {
+	// Assigned gives the release that a node, nil for a box that is none, boots
+	// as role; nil where there is none.
+	Assigned(node *dsas.Node, role string) (*dsas.Release, error)
 }
 
 // Config holds the parts and figures of a Server.
 type Config struct {
-	Log     *slog.Logger
-	Store   Store
-	Images  Images
-	Subnets []dsas.Subnet
+	Log      *slog.Logger
+	Store    Store
+	Releases Releases
+	Subnets  []dsas.Subnet
 	// Listeners are opened sockets, usually from Listen; the server closes them.
 	Listeners []net.PacketConn
 	HTTPPort  int  // of the boot listener; 0: 8080

@@ -79,7 +79,7 @@ func TestGoldens(t *testing.T) {
 				b.l = testLink(full())
 				b.store = dhcptest.New()
 				b.store.Publish(bootSet, "web")
-				b.s.Store, b.s.Images = b.store, b.store
+				b.s.Store, b.s.Releases = b.store, b.store
 				what := "a stranger"
 				if mac, ok := dsas.MACFrom(req.ClientHWAddr); known && ok {
 					what = "node w101"

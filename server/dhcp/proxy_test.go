@@ -103,7 +103,7 @@ func TestProxyGoldens(t *testing.T) {
 			mac, _ := dsas.MACFrom(req.ClientHWAddr)
 			b.store = dhcptest.New(dsas.Node{Name: "p1", NICs: []dsas.NIC{{MAC: mac}}, Address: netip.MustParsePrefix("10.77.0.101/24"), Role: "web", Loader: loaderOf(name)})
 			b.store.Publish(bootSet, "web")
-			b.s.Store, b.s.Images = b.store, b.store
+			b.s.Store, b.s.Releases = b.store, b.store
 			l := l67
 			if fields[0] == "4011" {
 				l = l4011
@@ -290,7 +290,7 @@ func FuzzProxy(f *testing.F) {
 	store := dhcptest.New(dsas.Node{Name: "w101", NICs: []dsas.NIC{{MAC: nodeMAC}}, Address: netip.MustParsePrefix("10.77.0.101/24"), Role: "web"})
 	store.Publish(bootSet, "web")
 	now := time.Unix(1_800_000_000, 0)
-	s, err := New(Config{Store: store, Images: store, Subnets: []dsas.Subnet{near, far}, Proxy: true, Now: func() time.Time { return now }})
+	s, err := New(Config{Store: store, Releases: store, Subnets: []dsas.Subnet{near, far}, Proxy: true, Now: func() time.Time { return now }})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -114,7 +114,7 @@ func newSegment(t *testing.T, more ...dsas.Subnet) *segment {
 	}
 	s.log = &logBuffer{}
 	srv, err := New(Config{
-		Store: s.store, Images: s.store, Subnets: append([]dsas.Subnet{near}, more...), Listeners: []net.PacketConn{conn}, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		Store: s.store, Releases: s.store, Subnets: append([]dsas.Subnet{near}, more...), Listeners: []net.PacketConn{conn}, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 		In: func(f func() error) error { return netns.Do(s.server, f) },
 	})
 	if err != nil {
@@ -352,7 +352,7 @@ func TestReadErrors(t *testing.T) {
 	}
 	b := newBench(t)
 	c := &badConn{fails: 3, give: m.ToBytes(), sent: make(chan []byte, 1), quit: make(chan struct{})}
-	srv, err := New(Config{Store: b.store, Images: b.store, Subnets: []dsas.Subnet{near}, Listeners: []net.PacketConn{c}})
+	srv, err := New(Config{Store: b.store, Releases: b.store, Subnets: []dsas.Subnet{near}, Listeners: []net.PacketConn{c}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -148,16 +148,9 @@ type writerOnly struct{ io.Writer }
 // no identity but its address, which is that of the boot it just began. Who
 // runs already may fetch what it likes.
 func (s *Server) bootFileSent(ctx context.Context, from netip.Addr, d dsas.Digest, size int64, took time.Duration) {
-	set, err := s.Blobs.Boot()
-	if err != nil {
-		return
-	}
-	kind := dsas.KindKernel
-	switch d {
-	case set.Kernel.Digest:
-	case set.Initramfs.Digest:
-		kind = dsas.KindInitramfs
-	default:
+	what, err := s.Releases.BootFile(d)
+	kind, ok := map[string]dsas.Kind{"kernel": dsas.KindKernel, "initramfs": dsas.KindInitramfs}[what]
+	if err != nil || !ok {
 		return
 	}
 	ctx = context.WithoutCancel(ctx)

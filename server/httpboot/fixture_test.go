@@ -51,7 +51,7 @@ type fixture struct {
 	dir   string
 	cfg   httpboot.Config
 	srv   *httpboot.Server
-	blobs *blobs.Store
+	blobs *releases
 	rend  *renderer
 	boot  dsas.BootSet
 	base  string // URL
@@ -79,14 +79,13 @@ func open(t testing.TB, change func(*httpboot.Config)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, dir: t.TempDir()}
 	f.openStore()
-	var err error
-	if f.blobs, err = blobs.Open(filepath.Join(f.dir, "images")); err != nil {
+	b, err := blobs.Open(filepath.Join(f.dir, "images"))
+	if err != nil {
 		t.Fatal(err)
 	}
+	f.blobs = &releases{Store: b, current: map[string]*dsas.Release{}}
 	f.boot = dsas.BootSet{Release: "6.1", Kernel: f.put("kernel"), Initramfs: f.put("initramfs")}
-	if err := f.blobs.PublishBoot(f.boot); err != nil {
-		t.Fatal(err)
-	}
+	f.boot.Kernel.Title, f.boot.Initramfs.Title = "kernel", "initramfs"
 	for _, r := range []string{"web", "lb", "inventory"} {
 		f.publish(r, "first")
 	}
@@ -104,7 +103,7 @@ func open(t testing.TB, change func(*httpboot.Config)) *fixture {
 	}
 	f.rend = &renderer{set: set, store: f.Store, ch: make(chan struct{})}
 	f.cfg = httpboot.Config{
-		Blobs: f.blobs, Renderer: f.rend, Log: slog.New(slog.DiscardHandler), Subnets: []dsas.Subnet{subnet},
+		Blobs: f.blobs, Releases: f.blobs, Renderer: f.rend, Log: slog.New(slog.DiscardHandler), Subnets: []dsas.Subnet{subnet},
 		BondOptions: roles.DefaultBond, Heartbeat: time.Second, Now: f.now,
 	}
 	if change != nil {
@@ -157,13 +156,31 @@ func (f *fixture) put(content string) dsas.Part {
 	return dsas.Part{Digest: d, DiffID: d, Size: n, MediaType: dsas.MediaTarZstd}
 }
 
-func (f *fixture) publish(role, content string) dsas.Manifest {
+// publish makes a release of a role that its nodes boot from now on.
+func (f *fixture) publish(role, content string) dsas.Release {
 	f.t.Helper()
-	m, err := f.blobs.Publish(dsas.Manifest{Role: role, Kernel: "6.1", Parts: []dsas.Part{f.put(role + " " + content)}})
+	r, err := f.blobs.AddRelease(context.Background(), dsas.Release{Role: role, Boot: f.boot,
+		Manifest: dsas.Manifest{Kernel: "6.1", Parts: []dsas.Part{f.put(role + " " + content)}}})
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return m
+	f.blobs.mu.Lock()
+	defer f.blobs.mu.Unlock()
+	f.blobs.current[role] = &r
+	return r
+}
+
+// releases is the real store, and what of it is current.
+type releases struct {
+	*blobs.Store
+	mu      sync.Mutex
+	current map[string]*dsas.Release
+}
+
+func (r *releases) Assigned(_ *dsas.Node, role string) (*dsas.Release, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current[role], nil
 }
 
 // renderer renders real roles; sites are what changes.

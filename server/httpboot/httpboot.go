@@ -38,12 +38,21 @@ type Store interface {
 	Lease(ctx context.Context, addr netip.Addr, now time.Time) (dsas.Lease, error)
 }
 
-// Blobs is content by digest, and what is current.
+// Blobs is content by digest.
 type Blobs interface {
 	Blob(d dsas.Digest) (*os.File, int64, error)
-	Manifest(d dsas.Digest) (dsas.Manifest, error)
-	Current(role string) (dsas.Manifest, error)
-	Boot() (dsas.BootSet, error)
+}
+
+// Releases tells what boxes boot.
+type Releases interface {
+	// Assigned gives the release that a node, nil for a box that is none, boots
+	// as role now; nil where there is none.
+	Assigned(node *dsas.Node, role string) (*dsas.Release, error)
+	// Release gives the one with this ID, that a boot began with.
+	Release(id dsas.Digest) (*dsas.Release, error)
+	// BootFile tells what d is to any release: "kernel", "initramfs",
+	// "firmware", or "".
+	BootFile(d dsas.Digest) (string, error)
 }
 
 // Rendered is what one node is to be right now, made from the role, the
@@ -72,6 +81,7 @@ type Renderer interface {
 type Config struct {
 	Store    Store
 	Blobs    Blobs
+	Releases Releases
 	Renderer Renderer
 	Log      *slog.Logger
 	// Subnets are asked for the server's address, gateway of a node.

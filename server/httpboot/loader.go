@@ -128,12 +128,12 @@ func (s *Server) grubConfig(ctx context.Context, mac dsas.MAC, from netip.Addr, 
 // bootFile opens kernel or initramfs, and nothing else: a role's image is too
 // large to go by TFTP.
 func (s *Server) bootFile(d dsas.Digest) (*os.File, error) {
-	set, err := s.Blobs.Boot()
+	what, err := s.Releases.BootFile(d)
 	if err != nil {
 		return nil, err
 	}
-	if d != set.Kernel.Digest && d != set.Initramfs.Digest && (set.Firmware == nil || d != set.Firmware.Digest) {
-		return nil, fmt.Errorf("blob %s is not the current kernel or initramfs: %w", d.Short(), dsas.ErrNotFound)
+	if what == "" {
+		return nil, fmt.Errorf("blob %s is no release's kernel or initramfs: %w", d.Short(), dsas.ErrNotFound)
 	}
 	f, _, err := s.Blobs.Blob(d)
 	return f, err

@@ -30,10 +30,10 @@ func (s *Server) menu(node dsas.Node) ([]string, error) {
 			s.Log.Warn("role left out of a menu", "node", node.Name, "role", name, "why", why)
 			continue
 		}
-		if _, err := s.Blobs.Current(name); errors.Is(err, dsas.ErrNotFound) {
-			continue // nothing to boot
-		} else if err != nil {
+		if r, err := s.Releases.Assigned(&node, name); err != nil {
 			return nil, err
+		} else if r == nil {
+			continue // nothing to boot
 		}
 		out = append(out, name)
 	}

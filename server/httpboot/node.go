@@ -57,7 +57,7 @@ func (s *Server) nodeConfig(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.event(r.Context(), dsas.Event{Node: b.Node, MAC: b.MAC, Boot: b.ID, Kind: dsas.KindConfigTaken,
-		Message: fmt.Sprintf("role %s, image %s", cfg.Role.Name, cfg.Manifest.Digest.Short())})
+		Message: fmt.Sprintf("role %s, release %s", cfg.Role.Name, cfg.Release)})
 	w.Header().Set("Cache-Control", "no-store")
 	writeJSON(w, cfg)
 }
@@ -125,9 +125,9 @@ func (s *Server) assemble(ctx context.Context, b dsas.Boot) (dsas.NodeConfig, er
 	if err != nil {
 		return dsas.NodeConfig{}, err
 	}
-	m, err := s.Blobs.Manifest(b.Image)
+	rel, err := s.Releases.Release(b.Image)
 	if err != nil {
-		return dsas.NodeConfig{}, fmt.Errorf("image %s of role %s: %w", b.Image.Short(), b.Role, err)
+		return dsas.NodeConfig{}, fmt.Errorf("role %s: %w", b.Role, err)
 	}
 	rendered, err := s.Renderer.Render(ctx, node, b.Role)
 	if err != nil {
@@ -138,7 +138,7 @@ func (s *Server) assemble(ctx context.Context, b dsas.Boot) (dsas.NodeConfig, er
 		return dsas.NodeConfig{}, err
 	}
 	return dsas.NodeConfig{
-		Node: node.Name, Boot: b.ID, Role: rendered.Role, Manifest: m,
+		Node: node.Name, Boot: b.ID, Role: rendered.Role, Release: rel.Name(), Manifest: rel.Manifest,
 		Conf: rendered.Conf, Files: append(rendered.Files, secrets...), FilesTag: rendered.Tag,
 		Time: s.Now(), SessionKey: full.Session, Heartbeat: s.Heartbeat,
 	}, nil

@@ -25,10 +25,11 @@ func TestNodeConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := f.blobs.Current("web")
+	rel, err := f.blobs.Assigned(nil, "web")
 	if err != nil {
 		t.Fatal(err)
 	}
+	m := rel.Manifest
 	if first.Node != "w101" || first.Boot != id || first.Role.Name != "web" || !reflect.DeepEqual(first.Manifest, m) || len(first.SessionKey) != 32 || first.Heartbeat != time.Second {
 		t.Errorf("node config = %+v; want w101's, as web, with a session key", first)
 	}
@@ -148,12 +149,13 @@ func TestNodeConfigRefuses(t *testing.T) {
 // TestImagePublishedDuringBoot: a booting node keeps the image it began with.
 func TestImagePublishedDuringBoot(t *testing.T) {
 	f := open(t, nil)
-	before, err := f.blobs.Current("web")
+	rel, err := f.blobs.Assigned(nil, "web")
 	if err != nil {
 		t.Fatal(err)
 	}
+	before := rel.Manifest
 	id, token := f.begin(w101, mac101)
-	after := f.publish("web", "second")
+	after := f.publish("web", "second").Manifest
 	if before.Digest == after.Digest {
 		t.Fatal("both images have the same digest")
 	}
@@ -283,7 +285,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("event = %+v; want w101's own", e)
 	}
 	for _, k := range []dsas.Kind{dsas.KindPower, dsas.KindLost, dsas.KindBack, dsas.KindAssigned, dsas.KindChanged, dsas.KindScript, dsas.KindDHCP,
-		dsas.KindSiteChanged, dsas.KindServer, dsas.KindImage, "", "node.other"} {
+		dsas.KindSiteChanged, dsas.KindServer, dsas.KindPublished, "", "node.other"} {
 		if err := post(dsas.Event{Kind: k}); !errors.Is(err, dsas.ErrInvalid) {
 			t.Errorf("a node said %q: %v; want ErrInvalid", k, err)
 		}

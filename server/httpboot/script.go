@@ -113,7 +113,7 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	id, token := hex.EncodeToString(randomBytes(6)), hex.EncodeToString(randomBytes(16))
 	hash := sha256.Sum256([]byte(token))
 	b := dsas.Boot{
-		ID: id, MAC: mac, Address: addr.Addr(), Role: plan.Role, Image: *plan.Image,
+		ID: id, MAC: mac, Address: addr.Addr(), Role: plan.Role, Image: plan.Release,
 		TokenHash: hash[:], Session: randomBytes(32), Created: s.Now(),
 	}
 	if plan.Node != nil {
@@ -125,7 +125,7 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	}
 	s.stats.boots.Add(1)
 	s.picked(ctx, plan, b, from)
-	msg := fmt.Sprintf("%s: role %s, image %s", plan.Loader, b.Role, b.Image.Short())
+	msg := fmt.Sprintf("%s: role %s, release %s", plan.Loader, b.Role, plan.ReleaseName)
 	if from != b.Address {
 		s.guests.add(from, id, s.Now())
 		msg += fmt.Sprintf("; it has %s of another DHCP server, and %s from its kernel on", from, b.Address)
@@ -137,7 +137,7 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 
 // refuse makes p one that waits and shows why.
 func refuse(p boot.Plan, why string) boot.Plan {
-	p.Kernel, p.Initrds, p.Image, p.Reason = "", nil, nil, why
+	p.Kernel, p.Initrds, p.Release, p.ReleaseName, p.Reason = "", nil, "", "", why
 	return p
 }
 
@@ -210,16 +210,9 @@ func (s *Server) Request(ctx context.Context, step boot.Step, mac dsas.MAC, from
 		sub = s.Subnets[0]
 	}
 	req.Server = boot.Server{Addr: sub.Server, URL: s.url(sub)}
-	if set, err := s.Blobs.Boot(); err == nil {
-		req.Boot = &set
-	} else if !errors.Is(err, dsas.ErrNotFound) {
-		return req, err
-	}
 	if role := req.Role(); role != "" {
-		if m, err := s.Blobs.Current(role); err == nil {
-			req.Image = &m
-		} else if !errors.Is(err, dsas.ErrNotFound) {
-			return req, err
+		if req.Release, err = s.Releases.Assigned(req.Node, role); err != nil {
+			return req, fmt.Errorf("release of role %s: %w", role, err)
 		}
 	}
 	return req, nil

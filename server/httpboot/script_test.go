@@ -2,7 +2,6 @@ package httpboot_test
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -61,7 +60,7 @@ func TestScriptWaits(t *testing.T) {
 	}{
 		{"unknown MAC", addr("127.77.0.200"), macNew, nil, "belongs to no node and discovery is off"},
 		{"no role", w101, mac101, func(n *dsas.Node) { n.Role = "" }, "has no role"},
-		{"image not built", w101, mac101, func(n *dsas.Node) { n.Role = "db" }, "Role db has no image yet"},
+		{"image not built", w101, mac101, func(n *dsas.Node) { n.Role = "db" }, "Role db has no release to boot"},
 		{"from another address", addr("127.77.0.9"), mac101, func(n *dsas.Node) { n.Role = "web" }, "Node w101 has address 127.77.0.101, and 127.77.0.9 asks"},
 	} {
 		if c.change != nil {
@@ -88,18 +87,14 @@ func TestScriptWaits(t *testing.T) {
 	}
 }
 
-func TestScriptNoKernel(t *testing.T) {
-	f := open(t, func(c *httpboot.Config) { c.Blobs = noBoot{c.Blobs} })
-	if a := f.get(w101, scriptPath(mac101)); a.code != 200 || !strings.Contains(a.body, "No kernel and initramfs are built yet") {
-		t.Errorf("script without a kernel = %d:\n%s", a.code, a.body)
+func TestScriptNoRelease(t *testing.T) {
+	f := open(t, nil)
+	f.blobs.mu.Lock()
+	delete(f.blobs.current, "web")
+	f.blobs.mu.Unlock()
+	if a := f.get(w101, scriptPath(mac101)); a.code != 200 || !strings.Contains(a.body, "Role web has no release to boot") {
+		t.Errorf("script without a release = %d:\n%s", a.code, a.body)
 	}
-}
-
-// noBoot is a store in which no kernel was built.
-type noBoot struct{ httpboot.Blobs }
-
-func (noBoot) Boot() (dsas.BootSet, error) {
-	return dsas.BootSet{}, fmt.Errorf("kernel: %w", dsas.ErrNotFound)
 }
 
 // TestRefusedAddress: who asks from an address that is not the node's gets

@@ -166,7 +166,7 @@ func newRack(t *testing.T, loader dsas.Loader, sets ...string) *rack {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	ds, err := dhcp.New(dhcp.Config{Log: log, Store: noting{r.store, r}, Images: r.store, Subnets: []dsas.Subnet{subnet}, Listeners: []net.PacketConn{dc}})
+	ds, err := dhcp.New(dhcp.Config{Log: log, Store: noting{r.store, r}, Releases: r.store, Subnets: []dsas.Subnet{subnet}, Listeners: []net.PacketConn{dc}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,12 +265,7 @@ func (r *rack) plan(step boot.Step, mac dsas.MAC, cpu ...string) boot.Plan {
 	if n, err := r.store.NodeByMAC(context.Background(), mac); err == nil {
 		q.Node = &n
 	}
-	if b, err := r.store.Boot(); err == nil {
-		q.Boot = &b
-	}
-	if m, err := r.store.Current(q.Role()); err == nil {
-		q.Image = &m
-	}
+	q.Release, _ = r.store.Assigned(q.Node, q.Role())
 	if len(cpu) > 0 {
 		q.Arch, q.HasArch = boot.GRUBArch(cpu[0])
 	}

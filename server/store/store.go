@@ -50,10 +50,11 @@ type Store struct {
 
 	// What is asked for every packet is in memory, read when the store opens
 	// and changed as the database is.
-	pools    pools
-	clock    time.Time // when it was last right; guarded by pools.mu
-	nodes    nodeCache
-	unknowns unknowns
+	pools     pools
+	clock     time.Time // when it was last right; guarded by pools.mu
+	nodes     nodeCache
+	unknowns  unknowns
+	published publishedCache
 
 	mu   sync.Mutex // guards subs
 	subs map[chan dsas.Event]struct{}
@@ -119,7 +120,7 @@ func (s *Store) open(ctx context.Context, path, keyPath string) (err error) {
 		return err
 	}
 	s.stmts, s.laxStmts = newStmts(s.db), newStmts(s.lax)
-	if err := errors.Join(s.pools.load(ctx, s.read, s.now()), s.nodes.load(ctx, s.read), s.unknowns.load(ctx, s.read)); err != nil {
+	if err := errors.Join(s.pools.load(ctx, s.read, s.now()), s.nodes.load(ctx, s.read), s.unknowns.load(ctx, s.read), s.published.load(ctx, s.read)); err != nil {
 		return err
 	}
 	s.started = true

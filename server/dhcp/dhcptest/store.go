@@ -15,22 +15,21 @@ import (
 
 // Store holds nodes, leases and what was recorded.
 type Store struct {
-	mu      sync.Mutex
-	nodes   []dsas.Node
-	leases  map[netip.Addr]dsas.Lease
-	offers  map[dsas.MAC]netip.Addr
-	unknown map[dsas.MAC]dsas.Unknown
-	events  []dsas.Event
-	ports   []dsas.Port
-	images  map[string]dsas.Manifest
-	boot    *dsas.BootSet
+	mu       sync.Mutex
+	nodes    []dsas.Node
+	leases   map[netip.Addr]dsas.Lease
+	offers   map[dsas.MAC]netip.Addr
+	unknown  map[dsas.MAC]dsas.Unknown
+	events   []dsas.Event
+	ports    []dsas.Port
+	releases map[string]*dsas.Release
 	// Written is called, unlocked, after a lease became durable.
 	Written func(dsas.Lease)
 }
 
 // New makes a Store with nodes.
 func New(nodes ...dsas.Node) *Store {
-	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, offers: map[dsas.MAC]netip.Addr{}, unknown: map[dsas.MAC]dsas.Unknown{}, images: map[string]dsas.Manifest{}}
+	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, offers: map[dsas.MAC]netip.Addr{}, unknown: map[dsas.MAC]dsas.Unknown{}, releases: map[string]*dsas.Release{}}
 }
 
 // AddNode adds a node.
@@ -44,30 +43,16 @@ func (s *Store) AddNode(n dsas.Node) {
 func (s *Store) Publish(b dsas.BootSet, roles ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.boot = &b
 	for _, r := range roles {
-		s.images[r] = dsas.Manifest{Role: r, Digest: "sha256:0000000000000000000000000000000000000000000000000000000000000000"}
+		s.releases[r] = &dsas.Release{ID: "sha256:0000000000000000000000000000000000000000000000000000000000000000", Role: r, Number: 1, Boot: b}
 	}
 }
 
-// Current gives a role's manifest.
-func (s *Store) Current(role string) (dsas.Manifest, error) {
+// Assigned gives a role's release, nil where there is none.
+func (s *Store) Assigned(_ *dsas.Node, role string) (*dsas.Release, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m, ok := s.images[role]; ok {
-		return m, nil
-	}
-	return dsas.Manifest{}, fmt.Errorf("image of %s: %w", role, dsas.ErrNotFound)
-}
-
-// Boot gives the boot set.
-func (s *Store) Boot() (dsas.BootSet, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.boot == nil {
-		return dsas.BootSet{}, fmt.Errorf("boot set: %w", dsas.ErrNotFound)
-	}
-	return *s.boot, nil
+	return s.releases[role], nil
 }
 
 // NodeByMAC finds a node.

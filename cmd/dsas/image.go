@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"dsas"
+)
+
+type imageCmd struct {
+	Build    imageBuildCmd    `cmd:"" help:"Build releases of roles."`
+	Ls       imageLsCmd       `cmd:"" help:"List the releases and who runs them."`
+	Show     imageShowCmd     `cmd:"" help:"Show one release."`
+	Publish  imagePublishCmd  `cmd:"" help:"Have a role's nodes boot a release from now on."`
+	Rollback imageRollbackCmd `cmd:"" help:"Have roles' nodes boot what they booted before."`
+	Pin      imagePinCmd      `cmd:"" help:"Have nodes boot one release, whatever is published."`
+	Unpin    imageUnpinCmd    `cmd:"" help:"Have nodes follow their role again."`
+}
+
+// Help explains the words.
+func (*imageCmd) Help() string {
+	return `A release is an image of a role with the kernel and initramfs it boots with. It
+never changes; what is built anew is another one: web:1, web:2. A node boots the
+release that is published for its role, or the one it is pinned to. A node that
+runs keeps what it has until it boots again.`
+}
+
+type imageLsCmd struct {
+	Role string `arg:"" optional:"" help:"Only this role's."`
+}
+
+func (*imageLsCmd) Help() string {
+	return `The state of a release: current (the role's nodes follow it), before (a
+roll-back goes back to it), canary (some nodes try it).
+
+Examples:
+
+    dsas image ls
+    dsas image ls web --json`
+}
+
+func (cmd *imageLsCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	list, err := c.Releases(ctx, cmd.Role)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.writeJSON(list)
+	}
+	t := &table{head: []string{"RELEASE", "STATE", "SIZE", "UNPACKED", "KERNEL", "BUILT", "RUNNING", "ASSIGNED"}}
+	now := time.Now()
+	for _, v := range list {
+		t.cells(cell{text: v.Name}, releaseState(v), cell{text: size(v.Manifest.Size())}, cell{text: size(v.Manifest.Unpacked())},
+			cell{text: clean(v.Boot.Release)}, cell{text: ago(v.Created, now) + " ago"}, cell{text: fmt.Sprint(len(v.Running))}, cell{text: fmt.Sprint(len(v.Assigned))})
+	}
+	return a.table(t, "No releases. Build some with: dsas image build")
+}
+
+// releaseState is a release's state in a word or two.
+func releaseState(v dsas.ReleaseView) cell {
+	var words []string
+	colour := plain
+	if v.Current {
+		words, colour = append(words, "current"), green
+	}
+	if v.Before == 1 {
+		words = append(words, "before")
+	}
+	if len(v.Canary) > 0 {
+		words, colour = append(words, "canary"), yellow
+	}
+	if len(v.Pinned) > 0 {
+		words = append(words, "pinned")
+	}
+	return cell{or(strings.Join(words, ", ")), colour}
+}
+
+type imageShowCmd struct {
+	Release string `arg:"" help:"As web:7, or web for its latest."`
+}
+
+func (cmd *imageShowCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Release(ctx, cmd.Release)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.writeJSON(v)
+	}
+	names := func(list []string) string { return or(clean(strings.Join(list, " "))) }
+	a.printf("%s  %s\n\n", v.Name, releaseState(v).text)
+	t := &table{}
+	t.row("id", string(v.ID))
+	t.row("manifest", string(v.Manifest.Digest))
+	t.row("built", v.Created.Local().Format(time.DateTime))
+	t.row("kernel", fmt.Sprintf("%s, %s; initramfs %s", clean(v.Boot.Release), size(v.Boot.Kernel.Size), size(v.Boot.Initramfs.Size)))
+	t.row("size", fmt.Sprintf("%s, %s unpacked", size(v.Manifest.Size()), size(v.Manifest.Unpacked())))
+	if v.Manifest.Memory > 0 {
+		t.row("memory", size(v.Manifest.Memory)+" beside the image")
+	}
+	t.row("running", names(v.Running))
+	t.row("assigned", names(v.Assigned))
+	t.row("pinned", names(v.Pinned))
+	if len(v.Canary) > 0 {
+		t.row("canary", names(v.Canary))
+	}
+	if err := a.table(t, ""); err != nil {
+		return err
+	}
+	a.printf("\n")
+	parts := &table{head: []string{"LAYER", "SIZE", "UNPACKED", "DIFFID"}}
+	for _, p := range v.Manifest.Parts {
+		parts.row(or(clean(p.Title)), size(p.Size), size(p.Unpacked), p.DiffID.Short())
+	}
+	return a.table(parts, "")
+}
+
+type imagePublishCmd struct {
+	Release string `arg:"" help:"As web:7, or web for the last one built."`
+	DryRun  bool   `help:"Only say what would be done."`
+}
+
+func (*imagePublishCmd) Help() string {
+	return `Nodes that run keep what they have; their next boot gives them the release. A
+node that is booting goes on with what it began with.
+
+Examples:
+
+    dsas image build web --no-publish && dsas image publish web
+    dsas image publish web:6`
+}
+
+func (cmd *imagePublishCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.Release(ctx, cmd.Release) // its role, and what "web" stands for
+	if err != nil {
+		return err
+	}
+	p, err := c.Publish(ctx, v.Role, dsas.PublishRequest{Release: string(v.ID)}, cmd.DryRun)
+	if err != nil {
+		return err
+	}
+	return a.published(p, v.Name, cmd.DryRun)
+}
+
+// published tells what a role's nodes boot now.
+func (a *app) published(p dsas.Published, release string, dry bool) error {
+	if a.JSON {
+		return a.writeJSON(p)
+	}
+	what := "nodes boot"
+	if dry {
+		what = "nodes would boot"
+	}
+	a.printf("role %s: %s release %s from their next boot on\n", p.Role, what, release)
+	return nil
+}
+
+type imageRollbackCmd struct {
+	Roles  []string `arg:"" help:"Roles to roll back."`
+	DryRun bool     `help:"Only say what would be done."`
+}
+
+func (*imageRollbackCmd) Help() string {
+	return `What is gone back from stays in the store, and can be published again. Twice goes
+back two releases.
+
+Examples:
+
+    dsas image rollback web
+    dsas image rollback web lb --dry-run`
+}
+
+func (cmd *imageRollbackCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	var done []dsas.Published
+	for _, role := range cmd.Roles {
+		p, err := c.RollBack(ctx, role, cmd.DryRun)
+		if err != nil {
+			return err
+		}
+		done = append(done, p)
+		if a.JSON {
+			continue
+		}
+		v, err := c.Release(ctx, string(p.Current))
+		if err != nil {
+			return err
+		}
+		if err := a.published(p, v.Name, cmd.DryRun); err != nil {
+			return err
+		}
+	}
+	if a.JSON {
+		return a.writeJSON(done)
+	}
+	return nil
+}
+
+type imagePinCmd struct {
+	Release string   `arg:"" help:"As web:7."`
+	Nodes   []string `arg:"" help:"Nodes of that role."`
+	DryRun  bool     `help:"Check everything and only say what would be done."`
+}
+
+func (*imagePinCmd) Help() string {
+	return `A change of the node's role ends the pin.
+
+Examples:
+
+    dsas image pin web:6 w101 w[110-119]
+    dsas image unpin w101`
+}
+
+func (cmd *imagePinCmd) Run(ctx context.Context, a *app) error {
+	return setRelease(ctx, a, cmd.Nodes, cmd.Release, cmd.DryRun)
+}
+
+type imageUnpinCmd struct {
+	Nodes  []string `arg:"" help:"Nodes that are to follow their role."`
+	DryRun bool     `help:"Check everything and only say what would be done."`
+}
+
+func (cmd *imageUnpinCmd) Run(ctx context.Context, a *app) error {
+	return setRelease(ctx, a, cmd.Nodes, "", cmd.DryRun)
+}
+
+// setRelease pins nodes to a release, or with "" has them follow their role.
+func setRelease(ctx context.Context, a *app, nodes []string, release string, dry bool) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	views, err := a.nodes(ctx, c, nodes)
+	if err != nil {
+		return err
+	}
+	patch, what := map[string]any{"release": nil}, "follow their role"
+	if release != "" {
+		patch["release"], what = release, "boot release "+clean(release)+", whatever is published"
+	}
+	changed, err := c.ChangeNodes(ctx, namesOf(views), patch, dry)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.writeJSON(changed)
+	}
+	if dry {
+		what = "would " + what
+	}
+	return a.done(namesOf(views), what)
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"dsas"
+	"dsas/server/blobs"
+	"dsas/server/store"
+)
+
+// releases is what nodes boot: the releases of the image store, and which of
+// them the state says that a role's nodes are to have.
+type releases struct {
+	*blobs.Store
+	state *store.Store
+	log   *slog.Logger
+
+	syncing sync.Mutex
+}
+
+// Assigned gives the release that a node, nil for a box that is none, boots as
+// role; nil where there is none. It is asked with every packet of a booting box.
+func (r *releases) Assigned(node *dsas.Node, role string) (*dsas.Release, error) {
+	id := r.state.Published(role).Assigned(node)
+	if id == "" {
+		return nil, nil
+	}
+	rel, err := r.Release(id)
+	if errors.Is(err, dsas.ErrNotFound) {
+		return nil, nil // removed by hand; who asks is told that there is none
+	}
+	return rel, err
+}
+
+// builder is who publishes what an image build has proposed.
+const builder = "dsas image build"
+
+// Sync publishes what image builds have proposed since it was last called, and
+// gives the roles that have another release now.
+func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
+	r.syncing.Lock()
+	defer r.syncing.Unlock()
+	proposals, err := r.Proposals()
+	if err != nil {
+		return nil, fmt.Errorf("publish what was built: %w", err)
+	}
+	changed := []dsas.Published{}
+	var errs []error
+	for role, id := range proposals {
+		if r.state.Published(role).Proposed == id {
+			continue
+		}
+		rel, err := r.Release(id)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		p, err := r.state.Publish(ctx, role, func(p *dsas.Published) ([]dsas.Event, error) {
+			p.Proposed = id
+			if p.Current == id && p.Canary == nil {
+				return nil, nil
+			}
+			was := p.Current
+			p.Publish(id, builder, time.Now())
+			return []dsas.Event{{Kind: dsas.KindPublished, Message: dsas.PublishedText(role, rel.Name(), r.name(was), builder)}}, nil
+		})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		changed = append(changed, p)
+	}
+	return changed, errors.Join(errs...)
+}
+
+// name gives a release's name, or what of its ID can be shown.
+func (r *releases) name(id dsas.Digest) string {
+	if rel, err := r.Release(id); err == nil {
+		return rel.Name()
+	}
+	return id.Short()
+}
+
+// syncEvery is how often it is looked whether something was built. A build that
+// reaches the server says so itself.
+const syncEvery = time.Second
+
+// Run publishes what builds propose until ctx ends.
+func (r *releases) Run(ctx context.Context) error {
+	t := time.NewTicker(syncEvery)
+	defer t.Stop()
+	told := ""
+	for {
+		_, err := r.Sync(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		text := ""
+		if err != nil {
+			text = err.Error()
+		}
+		if text != told && err != nil { // once for each reason
+			r.log.Error("releases", "err", err)
+		}
+		told = text
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.C:
+		}
+	}
+}

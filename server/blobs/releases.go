@@ -1,0 +1,330 @@
+package blobs
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"dsas"
+)
+
+// PutBoot stores the manifest of a kernel and initramfs whose content is here
+// already, and gives b with its digest.
+func (s *Store) PutBoot(ctx context.Context, b dsas.BootSet) (dsas.BootSet, error) {
+	fail := func(err error) (dsas.BootSet, error) {
+		return dsas.BootSet{}, fmt.Errorf("store kernel %s: %w", b.Release, err)
+	}
+	b.Kernel.Title, b.Initramfs.Title = "kernel", "initramfs"
+	if b.Firmware != nil {
+		f := *b.Firmware
+		f.Title = "firmware"
+		b.Firmware = &f
+	}
+	if err := s.checkParts(b.Parts()...); err != nil {
+		return fail(err)
+	}
+	config, err := s.putJSON(ctx, emptyMedia, []byte("{}"))
+	if err != nil {
+		return fail(err)
+	}
+	raw, err := bootManifest(b, config)
+	if err != nil {
+		return fail(err)
+	}
+	d, err := s.putJSON(ctx, types.OCIManifestSchema1, raw)
+	if err != nil {
+		return fail(err)
+	}
+	b.Digest = dsas.Digest(d.Digest.String())
+	return b, nil
+}
+
+// AddRelease stores a release whose content is here already, and gives it with
+// its ID, number and digest. What is here under that ID stays what it is; with
+// layers that are compressed in another way, they are what nodes get from now on.
+func (s *Store) AddRelease(ctx context.Context, r dsas.Release) (dsas.Release, error) {
+	fail := func(err error) (dsas.Release, error) {
+		return dsas.Release{}, fmt.Errorf("store release of role %s: %w", r.Role, err)
+	}
+	if err := dsas.CheckName("role", r.Role); err != nil {
+		return fail(err)
+	}
+	if len(r.Manifest.Parts) == 0 || len(r.Manifest.Parts) > maxLayers {
+		return fail(fmt.Errorf("it has %d parts; 1 to %d may be: %w", len(r.Manifest.Parts), maxLayers, dsas.ErrInvalid))
+	}
+	if err := s.checkParts(r.Manifest.Parts...); err != nil {
+		return fail(err)
+	}
+	r.Manifest.Role = r.Role
+	r.Manifest.Parts = slices.Clone(r.Manifest.Parts)
+	var err error
+	if r.Boot, err = s.PutBoot(ctx, r.Boot); err != nil {
+		return fail(err)
+	}
+	config, err := imageConfig(r)
+	if err != nil {
+		return fail(err)
+	}
+	c, err := s.putJSON(ctx, types.OCIConfigJSON, config)
+	if err != nil {
+		return fail(err)
+	}
+	raw, err := imageManifest(r, c)
+	if err != nil {
+		return fail(err)
+	}
+	d, err := s.putJSON(ctx, types.OCIManifestSchema1, raw)
+	if err != nil {
+		return fail(err)
+	}
+	r.ID, r.Manifest.Digest = dsas.Digest(c.Digest.String()), dsas.Digest(d.Digest.String())
+	if r.Created.IsZero() {
+		r.Created = time.Now()
+	}
+	r.Created = r.Created.UTC().Truncate(time.Second)
+	err = s.changeIndex(func(raw *v1.IndexManifest, idx *index) error {
+		last := idx.lastNumber(r.Role)
+		r.Number = last + 1
+		if e, ok := idx.byID[r.ID]; ok {
+			r.Number, r.Created = e.number, e.created
+		}
+		if raw.Annotations == nil {
+			raw.Annotations = map[string]string{}
+		}
+		raw.Annotations[noteNumber+r.Role] = strconv.Itoa(max(last, r.Number))
+		setRef(raw, d, r.Name(), r)
+		return nil
+	})
+	if err != nil {
+		return fail(err)
+	}
+	return r, nil
+}
+
+// setRef makes ref name a release's manifest, in the place of what it named.
+func setRef(raw *v1.IndexManifest, d v1.Descriptor, ref string, r dsas.Release) {
+	raw.Manifests = slices.DeleteFunc(raw.Manifests, func(m v1.Descriptor) bool { return m.Annotations[noteRef] == ref })
+	d.Platform = &v1.Platform{Architecture: architecture, OS: "linux"}
+	d.Annotations = map[string]string{noteRef: ref, noteRelease: string(r.ID), noteCreated: r.Created.Format(time.RFC3339)}
+	raw.Manifests = append(raw.Manifests, d)
+}
+
+// Propose asks for a release to become what its role's nodes boot. The server
+// takes that up (dsas.Published.Proposed); who builds needs none.
+func (s *Store) Propose(id dsas.Digest) error {
+	r, err := s.Release(id)
+	if err != nil {
+		return fmt.Errorf("propose release: %w", err)
+	}
+	return s.changeIndex(func(raw *v1.IndexManifest, idx *index) error {
+		i := slices.IndexFunc(raw.Manifests, func(m v1.Descriptor) bool { return m.Annotations[noteRef] == r.Name() })
+		if i < 0 {
+			return fmt.Errorf("propose release %s: removed meanwhile: %w", r.Name(), dsas.ErrNotFound)
+		}
+		setRef(raw, raw.Manifests[i], dsas.ReleaseRef{Role: r.Role}.String(), *r)
+		return nil
+	})
+}
+
+// Release gives a release by its ID, or dsas.ErrNotFound. It costs a look at the
+// index's file at most ten times a second, so it may be asked for every boot
+// decision. The caller must not change it.
+func (s *Store) Release(id dsas.Digest) (*dsas.Release, error) {
+	idx, err := s.index()
+	if err != nil {
+		return nil, err
+	}
+	e, ok := idx.byID[id]
+	if !ok {
+		return nil, fmt.Errorf("release %s: not in the store (dsas image ls): %w", id.Short(), dsas.ErrNotFound)
+	}
+	return s.release(id, e)
+}
+
+// Find gives the release that ref names, or dsas.ErrNotFound.
+func (s *Store) Find(ref dsas.ReleaseRef) (*dsas.Release, error) {
+	if ref.ID != "" {
+		return s.Release(ref.ID)
+	}
+	idx, err := s.index()
+	if err != nil {
+		return nil, err
+	}
+	id, ok := idx.refs[ref.String()]
+	if !ok && ref.Number == 0 {
+		return nil, fmt.Errorf("role %s has no release: build one with: dsas image build %s: %w", ref.Role, ref.Role, dsas.ErrNotFound)
+	}
+	if !ok {
+		return nil, fmt.Errorf("there is no release %s; dsas image ls %s lists them: %w", ref, ref.Role, dsas.ErrNotFound)
+	}
+	return s.Release(id)
+}
+
+// Releases gives all releases, by role and number.
+func (s *Store) Releases() ([]dsas.Release, error) {
+	idx, err := s.index()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]dsas.Release, 0, len(idx.byID))
+	for id, e := range idx.byID {
+		r, err := s.release(id, e)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *r)
+	}
+	slices.SortFunc(out, func(a, b dsas.Release) int {
+		return cmp.Or(strings.Compare(a.Role, b.Role), a.Number-b.Number)
+	})
+	return out, nil
+}
+
+// Proposals gives, by role, the release that the last build asked to publish.
+// It looks at the index's file whenever it is asked.
+func (s *Store) Proposals() (map[string]dsas.Digest, error) {
+	s.forget()
+	idx, err := s.index()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]dsas.Digest{}
+	for _, e := range idx.byID {
+		if id, ok := idx.refs[dsas.ReleaseRef{Role: e.role}.String()]; ok {
+			out[e.role] = id
+		}
+	}
+	return out, nil
+}
+
+// Content lists all blobs that a release is made of, each once.
+func (s *Store) Content(r *dsas.Release) ([]dsas.Digest, error) {
+	out := []dsas.Digest{r.Manifest.Digest, r.ID, r.Boot.Digest}
+	var boot v1.Manifest
+	if err := s.getJSON(r.Boot.Digest, &boot); err != nil {
+		return nil, fmt.Errorf("release %s: kernel and initramfs: %w", r.Name(), err)
+	}
+	out = append(out, dsas.Digest(boot.Config.Digest.String()))
+	for _, p := range slices.Concat(r.Boot.Parts(), r.Manifest.Parts) {
+		out = append(out, p.Digest)
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// BootFile tells what d is to the releases there are: "kernel", "initramfs",
+// "firmware", or "" where it is none of these.
+func (s *Store) BootFile(d dsas.Digest) (title string, err error) {
+	idx, err := s.index()
+	if err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	files, of := s.bootFiles, s.bootFilesOf
+	s.mu.Unlock()
+	if of != idx {
+		files = map[dsas.Digest]string{}
+		for id, e := range idx.byID {
+			r, err := s.release(id, e)
+			if err != nil {
+				continue // it is told where it is asked for
+			}
+			for _, p := range r.Boot.Parts() {
+				files[p.Digest] = p.Title
+			}
+		}
+		s.mu.Lock()
+		s.bootFiles, s.bootFilesOf = files, idx
+		s.mu.Unlock()
+	}
+	return files[d], nil
+}
+
+// release reads a release's manifest and config, or remembers them.
+func (s *Store) release(id dsas.Digest, e entry) (*dsas.Release, error) {
+	s.mu.Lock()
+	known, ok := s.read[id]
+	s.mu.Unlock()
+	if ok && known.entry == e {
+		return known.release, nil
+	}
+	name := dsas.ReleaseName(e.role, e.number)
+	r, err := s.readRelease(e.digest)
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", name, err)
+	}
+	if r.ID != id {
+		return nil, fmt.Errorf("release %s: the index says %s, its config is %s: %w", name, id.Short(), r.ID.Short(), dsas.ErrInvalid)
+	}
+	r.Role, r.Number, r.Created, r.Manifest.Role = e.role, e.number, e.created, e.role
+	s.mu.Lock()
+	s.read[id] = readRelease{e, &r}
+	s.mu.Unlock()
+	return &r, nil
+}
+
+// readRelease reads an image's manifest, its config and its boot artifact.
+func (s *Store) readRelease(d dsas.Digest) (dsas.Release, error) {
+	var r dsas.Release
+	var m, boot v1.Manifest
+	var c v1.ConfigFile
+	if err := s.getJSON(d, &m); err != nil {
+		return r, fmt.Errorf("manifest: %w", err)
+	}
+	r.ID = dsas.Digest(m.Config.Digest.String())
+	if err := s.getJSON(r.ID, &c); err != nil {
+		return r, fmt.Errorf("config: %w", err)
+	}
+	var err error
+	if r.Manifest, err = parseImage(&m, &c); err != nil {
+		return r, err
+	}
+	r.Manifest.Digest = d
+	at := dsas.Digest(m.Annotations[noteBoot])
+	if err := s.getJSON(at, &boot); err != nil {
+		return r, fmt.Errorf("kernel and initramfs: %w", err)
+	}
+	if r.Boot, err = parseBoot(&boot); err != nil {
+		return r, err
+	}
+	r.Boot.Digest = at
+	return r, nil
+}
+
+func (s *Store) putJSON(ctx context.Context, media types.MediaType, b []byte) (v1.Descriptor, error) {
+	d, n, err := s.Put(ctx, bytes.NewReader(b))
+	if err != nil {
+		return v1.Descriptor{}, err
+	}
+	h, err := v1.NewHash(string(d))
+	return v1.Descriptor{MediaType: media, Digest: h, Size: n}, err
+}
+
+func (s *Store) getJSON(d dsas.Digest, v any) error {
+	f, _, err := s.Blob(d)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return decode(f, v)
+}
+
+func (s *Store) checkParts(parts ...dsas.Part) error {
+	for _, p := range parts {
+		if _, err := dsas.ParseDigest(string(p.Digest)); err != nil {
+			return fmt.Errorf("part %q: %w", p.Title, err)
+		}
+		if !s.Has(p.Digest, p.Size) {
+			return fmt.Errorf("part %q: blob %s with %d bytes: %w", p.Title, p.Digest.Short(), p.Size, dsas.ErrNotFound)
+		}
+	}
+	return nil
+}
