@@ -19,6 +19,10 @@ type Release struct {
 	Created  time.Time `json:"created"` // when it came into this store
 	Boot     BootSet   `json:"boot"`
 	Manifest Manifest  `json:"manifest"`
+	// Definition is what of its role's definition makes a node's configuration,
+	// as package roles freezes it. Empty: an image that was not built here, for
+	// which the server's own is taken.
+	Definition []byte `json:"-"`
 }
 
 // Name is what people call a release: "web:7".

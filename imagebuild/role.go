@@ -21,6 +21,8 @@ type Definition struct {
 	// log/run,finish,check} to /etc/dsas/services/NAME. The rest (templates/,
 	// role.yaml) is the server's.
 	FS fs.FS
+	// Frozen goes with the release (dsas.Release.Definition).
+	Frozen []byte
 }
 
 // roleState remembers what a role's image was made of.
@@ -79,7 +81,7 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 	slices.Sort(packages)
 	packages = slices.Compact(packages)
 	stateFile := filepath.Join(opt.Cache, "roles", def.Role.Name+".json")
-	state := roleState{Key: key("role", a.sources, a.stamp(), k.id(), bootKey(boot), packages, def.Role.Modules, def.Role.Remove, memory,
+	state := roleState{Key: key("role", def.Frozen, a.sources, a.stamp(), k.id(), bootKey(boot), packages, def.Role.Modules, def.Role.Remove, memory,
 		files.sum(), basePackages, dpkgOptions, imageFolders, imageModules, dropped, emptied)}
 	var old roleState
 	if readJSON(stateFile, &old) && old.Key == state.Key {
@@ -125,7 +127,7 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 		m.Parts = append(m.Parts, l.Part)
 	}
 
-	r, err := opt.Store.AddRelease(ctx, dsas.Release{Role: def.Role.Name, Boot: boot, Manifest: m})
+	r, err := opt.Store.AddRelease(ctx, dsas.Release{Role: def.Role.Name, Definition: def.Frozen, Boot: boot, Manifest: m})
 	if err != nil {
 		return none, err
 	}

@@ -76,7 +76,11 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 		return out, err
 	}
 	for _, def := range defs {
-		r, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS}, out.Boot)
+		frozen, err := roles.Freeze(def)
+		if err != nil {
+			return out, err
+		}
+		r, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS, Frozen: frozen}, out.Boot)
 		if err != nil {
 			return out, err
 		}

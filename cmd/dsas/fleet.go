@@ -25,7 +25,7 @@ type fleet struct {
 	sites   []roles.Site            // with the nodes that serve them
 
 	mu    sync.Mutex
-	signs map[string][sha256.Size]byte // by role, of what it sees
+	signs map[string][sha256.Size]byte // by a definition's digest, of what its role sees
 }
 
 // fleetCache gives the present fleet, and remembers tags.
@@ -39,7 +39,7 @@ type fleetCache struct {
 // madeTag is the tag of what was rendered from some inputs.
 type madeTag struct {
 	node dsas.Node
-	role string
+	def  string // digest of the definition
 	sign [sha256.Size]byte
 	tag  string
 }
@@ -125,7 +125,7 @@ func seesServers(def roles.Definition) bool {
 func (f *fleet) sign(def roles.Definition) [sha256.Size]byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if s, ok := f.signs[def.Role.Name]; ok {
+	if s, ok := f.signs[def.Digest]; ok {
 		return s
 	}
 	h := sha256.New()
@@ -133,13 +133,13 @@ func (f *fleet) sign(def roles.Definition) [sha256.Size]byte {
 	enc.Encode(f.visible(def))
 	enc.Encode(f.peers[def.Role.Name])
 	s := [sha256.Size]byte(h.Sum(nil))
-	f.signs[def.Role.Name] = s
+	f.signs[def.Digest] = s
 	return s
 }
 
 // Tag implements httpboot.Renderer.
-func (r *renderer) Tag(ctx context.Context, name, role string) (string, error) {
-	def, err := r.roles.Get(role)
+func (r *renderer) Tag(ctx context.Context, name, role string, release dsas.Digest) (string, error) {
+	def, err := r.definition(role, release)
 	if err != nil {
 		return "", err
 	}
@@ -155,7 +155,7 @@ func (r *renderer) Tag(ctx context.Context, name, role string) (string, error) {
 	}
 	sign := f.sign(def)
 	if v, ok := r.fleet.tags.Load(name); ok {
-		if m := v.(madeTag); m.role == role && m.sign == sign && reflect.DeepEqual(m.node, node) {
+		if m := v.(madeTag); m.def == def.Digest && m.sign == sign && reflect.DeepEqual(m.node, node) {
 			return m.tag, nil
 		}
 	}
@@ -163,6 +163,6 @@ func (r *renderer) Tag(ctx context.Context, name, role string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	r.fleet.tags.Store(name, madeTag{node, role, sign, out.Tag})
+	r.fleet.tags.Store(name, madeTag{node, def.Digest, sign, out.Tag})
 	return out.Tag, nil
 }

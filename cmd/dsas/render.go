@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -27,14 +28,38 @@ type renderer struct {
 	cfg     *config
 	store   *store.Store
 	roles   *roles.Set
+	rel     *releases
 	subnets []dsas.Subnet
 	fleet   fleetCache
 	*changeHub
+
+	frozen sync.Map // release: roles.Definition
+}
+
+// definition gives the role's definition that a release was built with. Where it
+// has none, or is gone, it is the server's own.
+func (r *renderer) definition(role string, release dsas.Digest) (roles.Definition, error) {
+	if def, ok := r.frozen.Load(release); ok {
+		return def.(roles.Definition), nil
+	}
+	rel, err := r.rel.Release(release)
+	if errors.Is(err, dsas.ErrNotFound) || err == nil && len(rel.Definition) == 0 {
+		return r.roles.Get(role)
+	}
+	if err != nil {
+		return roles.Definition{}, err
+	}
+	def, err := roles.Thaw(rel.Definition, string(release))
+	if err != nil {
+		return def, fmt.Errorf("release %s: %w", rel.Name(), err)
+	}
+	r.frozen.Store(release, def)
+	return def, nil
 }
 
 // Render implements httpboot.Renderer.
-func (r *renderer) Render(ctx context.Context, node dsas.Node, role string) (httpboot.Rendered, error) {
-	def, err := r.roles.Get(role)
+func (r *renderer) Render(ctx context.Context, node dsas.Node, role string, release dsas.Digest) (httpboot.Rendered, error) {
+	def, err := r.definition(role, release)
 	if err != nil {
 		return httpboot.Rendered{}, err
 	}

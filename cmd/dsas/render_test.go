@@ -15,6 +15,7 @@ import (
 
 	"dsas"
 	"dsas/roles"
+	"dsas/server/blobs"
 	"dsas/server/store"
 )
 
@@ -71,7 +72,11 @@ func newRenderer(t *testing.T) *renderTest {
 	if _, err := s.CreateSite(t.Context(), site); err != nil {
 		t.Fatal(err)
 	}
-	return &renderTest{&renderer{cfg: cfg, store: s, roles: set, changeHub: newChangeHub(), subnets: []dsas.Subnet{
+	images, err := blobs.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &renderTest{&renderer{cfg: cfg, store: s, roles: set, rel: &releases{Store: images, state: s}, changeHub: newChangeHub(), subnets: []dsas.Subnet{
 		{Prefix: netip.MustParsePrefix("10.77.0.0/24"), Server: netip.MustParseAddr("10.77.0.1"), Gateway: netip.MustParseAddr("10.77.0.254")}}}, t}
 }
 
@@ -87,7 +92,7 @@ func (r *renderTest) node(name string) dsas.Node {
 // balancer renders w103, and gives its tag and all its files in one.
 func (r *renderTest) balancer() (tag, files string) {
 	r.t.Helper()
-	out, err := r.Render(r.t.Context(), r.node("w103"), "lb")
+	out, err := r.Render(r.t.Context(), r.node("w103"), "lb", "")
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -160,7 +165,7 @@ func TestBalancerFollowsNodes(t *testing.T) {
 
 func TestRender(t *testing.T) {
 	r := newRenderer(t)
-	out, err := r.Render(t.Context(), r.node("w101"), "web")
+	out, err := r.Render(t.Context(), r.node("w101"), "web", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,12 +177,43 @@ func TestRender(t *testing.T) {
 	if out.Role.Name != "web" || out.Tag == "" {
 		t.Errorf("Render = role %q, tag %q; want web and a tag", out.Role.Name, out.Tag)
 	}
-	again, err := r.Render(t.Context(), r.node("w101"), "web")
+	again, err := r.Render(t.Context(), r.node("w101"), "web", "")
 	if err != nil || again.Tag != out.Tag {
 		t.Errorf("rendered again: tag %s, %v; want %s", again.Tag, err, out.Tag)
 	}
-	if _, err := r.Render(t.Context(), r.node("w101"), "wbe"); err == nil || !strings.Contains(err.Error(), "wbe") {
+	if _, err := r.Render(t.Context(), r.node("w101"), "wbe", ""); err == nil || !strings.Contains(err.Error(), "wbe") {
 		t.Errorf("Render(wbe) = %v; want an error that names it", err)
+	}
+}
+
+// TestRenderRelease: a node is configured by the definition that its release was
+// built with, whatever has become of it since.
+func TestRenderRelease(t *testing.T) {
+	r := newRenderer(t)
+	def, err := r.roles.Get("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def.Role.Description = "as it was"
+	def.Role.Services = nil
+	frozen, err := roles.Freeze(def)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := addRelease(t, r.rel.Store, "web", "without a definition")
+	old := plain
+	old.Definition = frozen
+	if old, err = r.rel.AddRelease(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	for release, want := range map[dsas.Digest]bool{old.ID: true, plain.ID: false, "": false} {
+		out, err := r.Render(t.Context(), r.node("w101"), "web", release)
+		if err != nil || (out.Role.Description == "as it was") != want || (len(out.Role.Services) == 0) != want {
+			t.Errorf("Render for release %q = role %+v, %v; want that of the release: %t", release, out.Role, err, want)
+		}
+		if tag, err := r.Tag(t.Context(), "w101", "web", release); err != nil || tag != out.Tag {
+			t.Errorf("Tag for release %q = %s, %v; want %s", release, tag, err, out.Tag)
+		}
 	}
 }
 

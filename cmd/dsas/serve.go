@@ -147,7 +147,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	if _, err := d.rel.Sync(ctx); err != nil {
 		d.log.Error("releases", "err", err) // what is published already is served
 	}
-	d.render = &renderer{cfg: &d.cfg, store: d.store, roles: d.roles, subnets: d.subnets, changeHub: newChangeHub()}
+	d.render = &renderer{cfg: &d.cfg, store: d.store, roles: d.roles, rel: d.rel, subnets: d.subnets, changeHub: newChangeHub()}
 	d.boot = httpboot.New(httpboot.Config{
 		Store: d.bootStore(), Blobs: d.blobs, Releases: d.rel, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,

@@ -1,6 +1,7 @@
 package blobs
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -22,6 +23,7 @@ const (
 	labelKernel = "dsas.kernel.release" // uname -r of the modules in the image
 	labelMemory = "dsas.memory"         // bytes the role needs beside its image
 	labelBoot   = "dsas.boot."          // and kernel, initramfs, firmware: digest of the plain content
+	labelDefine = "dsas.definition"     // of the role, frozen, in base64
 
 	noteBoot     = "dsas.boot"     // of an image's manifest: digest of the boot artifact's
 	noteTitle    = "dsas.title"    // of a layer: "base", "packages"
@@ -123,6 +125,9 @@ func imageConfig(r dsas.Release) ([]byte, error) {
 	}
 	if r.Manifest.Memory > 0 {
 		c.Config.Labels[labelMemory] = strconv.FormatInt(r.Manifest.Memory, 10)
+	}
+	if len(r.Definition) > 0 {
+		c.Config.Labels[labelDefine] = base64.StdEncoding.EncodeToString(r.Definition)
 	}
 	for _, p := range r.Boot.Parts() {
 		if _, err := dsas.ParseDigest(string(p.DiffID)); err != nil {

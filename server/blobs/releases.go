@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strconv"
@@ -288,6 +289,9 @@ func (s *Store) readRelease(d dsas.Digest) (dsas.Release, error) {
 		return r, err
 	}
 	r.Manifest.Digest = d
+	if r.Definition, err = base64.StdEncoding.DecodeString(c.Config.Labels[labelDefine]); err != nil {
+		return r, fmt.Errorf("role definition: %w: %w", err, dsas.ErrInvalid)
+	}
 	at := dsas.Digest(m.Annotations[noteBoot])
 	if err := s.getJSON(at, &boot); err != nil {
 		return r, fmt.Errorf("kernel and initramfs: %w", err)

@@ -20,7 +20,7 @@ func release(t *testing.T, s *Store, role, content string) dsas.Release {
 	layer := put(t, s, content, "base")
 	layer.MediaType, layer.Unpacked = dsas.MediaTarZstd, 4096
 	kernel, initramfs := put(t, s, "k", "kernel"), put(t, s, "i", "initramfs")
-	return dsas.Release{Role: role, Boot: dsas.BootSet{Release: "6.1", Kernel: kernel, Initramfs: initramfs},
+	return dsas.Release{Role: role, Definition: []byte("defined\x00"), Boot: dsas.BootSet{Release: "6.1", Kernel: kernel, Initramfs: initramfs},
 		Manifest: dsas.Manifest{Kernel: "6.1", Memory: 1 << 20, Parts: []dsas.Part{layer}}}
 }
 
@@ -56,6 +56,9 @@ func TestReleases(t *testing.T) {
 	got, err := s.Find(dsas.ReleaseRef{Role: "web", Number: 2})
 	if err != nil || got.ID != two.ID || got.Manifest.Digest != two.Manifest.Digest || got.Boot.Kernel != two.Boot.Kernel || got.Boot.Release != "6.1" {
 		t.Errorf("Find(web:2) = %+v, %v; want %+v", got, err, two)
+	}
+	if string(got.Definition) != "defined\x00" {
+		t.Errorf("its definition = %q; want what was given", got.Definition)
 	}
 	if p := got.Manifest.Parts[0]; p != two.Manifest.Parts[0] || got.Manifest.Memory != 1<<20 {
 		t.Errorf("its part = %+v, memory %d; want %+v, 1 MiB", p, got.Manifest.Memory, two.Manifest.Parts[0])
@@ -109,10 +112,15 @@ func TestRendition(t *testing.T) {
 	if got, err := s.Release(first.ID); err != nil || got.Manifest.Parts[0].Digest != other.Digest {
 		t.Errorf("Release = %+v, %v; want the new rendition", got, err)
 	}
+	// So is what the role's nodes are configured by.
+	r.Definition = []byte("defined otherwise")
+	if third := add(t, s, r); third.ID == first.ID || third.Number != 2 {
+		t.Errorf("with another definition: %s %s; want web:2, another ID", third.Name(), third.ID.Short())
+	}
 	// A kernel of its own is another release.
 	r.Boot.Kernel = put(t, s, "another kernel", "kernel")
-	if third := add(t, s, r); third.ID == first.ID || third.Number != 2 {
-		t.Errorf("with another kernel: %s %s; want web:2, another ID", third.Name(), third.ID.Short())
+	if third := add(t, s, r); third.ID == first.ID || third.Number != 3 {
+		t.Errorf("with another kernel: %s %s; want web:3, another ID", third.Name(), third.ID.Short())
 	}
 }
 

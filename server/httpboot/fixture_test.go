@@ -194,7 +194,7 @@ type renderer struct {
 	ch    chan struct{}
 }
 
-func (r *renderer) Render(_ context.Context, node dsas.Node, role string) (httpboot.Rendered, error) {
+func (r *renderer) Render(_ context.Context, node dsas.Node, role string, _ dsas.Digest) (httpboot.Rendered, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	def, err := r.set.Get(role)
@@ -214,12 +214,12 @@ func (r *renderer) Render(_ context.Context, node dsas.Node, role string) (httpb
 	return out, err
 }
 
-func (r *renderer) Tag(ctx context.Context, node, role string) (string, error) {
+func (r *renderer) Tag(ctx context.Context, node, role string, release dsas.Digest) (string, error) {
 	n, err := r.store.Node(ctx, node)
 	if err != nil {
 		return "", err
 	}
-	out, err := r.Render(ctx, n, role)
+	out, err := r.Render(ctx, n, role, release)
 	return out.Tag, err
 }
 

@@ -67,10 +67,11 @@ type Rendered struct {
 // Renderer makes node configs; Changed's channel is closed when something
 // happened that may have changed some node's files.
 type Renderer interface {
-	Render(ctx context.Context, node dsas.Node, role string) (Rendered, error)
+	// Render is for a box that boots or runs a release of role.
+	Render(ctx context.Context, node dsas.Node, role string, release dsas.Digest) (Rendered, error)
 	// Tag gives what Render's Tag of a known node is now. It is cheap where
 	// nothing changed: all running nodes ask at every change.
-	Tag(ctx context.Context, node, role string) (string, error)
+	Tag(ctx context.Context, node, role string, release dsas.Digest) (string, error)
 	// Secrets gives a box's own: a stranger belongs to no node and gets none
 	// that others have too.
 	Secrets(ctx context.Context, node dsas.Node, stranger bool) ([]dsas.File, error)

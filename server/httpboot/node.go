@@ -129,7 +129,7 @@ func (s *Server) assemble(ctx context.Context, b dsas.Boot) (dsas.NodeConfig, er
 	if err != nil {
 		return dsas.NodeConfig{}, fmt.Errorf("role %s: %w", b.Role, err)
 	}
-	rendered, err := s.Renderer.Render(ctx, node, b.Role)
+	rendered, err := s.Renderer.Render(ctx, node, b.Role, b.Image)
 	if err != nil {
 		return dsas.NodeConfig{}, fmt.Errorf("render role %s for %s: %w", b.Role, node.Name, err)
 	}
@@ -336,7 +336,7 @@ func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []
 			if err != nil {
 				return err
 			}
-			rendered, err := s.Renderer.Render(r.Context(), node, b.Role)
+			rendered, err := s.Renderer.Render(r.Context(), node, b.Role, b.Image)
 			if err != nil {
 				return err
 			}
@@ -363,14 +363,14 @@ func (s *Server) files(w http.ResponseWriter, r *http.Request, b dsas.Boot, _ []
 // belongs to no node has does not change.
 func (s *Server) sameFiles(ctx context.Context, b dsas.Boot, tag string) (bool, error) {
 	if b.Node != "" {
-		now, err := s.Renderer.Tag(ctx, b.Node, b.Role)
+		now, err := s.Renderer.Tag(ctx, b.Node, b.Role, b.Image)
 		return now == tag, err
 	}
 	node, err := s.nodeOf(ctx, b)
 	if err != nil {
 		return false, err
 	}
-	rendered, err := s.Renderer.Render(ctx, node, b.Role)
+	rendered, err := s.Renderer.Render(ctx, node, b.Role, b.Image)
 	return rendered.Tag == tag, err
 }
 

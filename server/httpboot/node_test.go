@@ -463,12 +463,12 @@ func (bubble) Node(context.Context, string) (dsas.Node, error) { return dsas.Nod
 // still is a renderer to which nothing happens.
 type still struct{ tag string }
 
-func (s still) Render(context.Context, dsas.Node, string) (httpboot.Rendered, error) {
+func (s still) Render(context.Context, dsas.Node, string, dsas.Digest) (httpboot.Rendered, error) {
 	return httpboot.Rendered{Tag: s.tag}, nil
 }
-func (s still) Tag(context.Context, string, string) (string, error)         { return s.tag, nil }
-func (still) Secrets(context.Context, dsas.Node, bool) ([]dsas.File, error) { return nil, nil }
-func (still) Changed() <-chan struct{}                                      { return nil }
+func (s still) Tag(context.Context, string, string, dsas.Digest) (string, error) { return s.tag, nil }
+func (still) Secrets(context.Context, dsas.Node, bool) ([]dsas.File, error)      { return nil, nil }
+func (still) Changed() <-chan struct{}                                           { return nil }
 
 // TestRun serves on a listener and ends with its context, long polls included.
 func TestRun(t *testing.T) {
