@@ -75,6 +75,31 @@ func TestRelayedSameClientID(t *testing.T) {
 	}
 }
 
+// TestOpenPings: the socket is opened where it is of use, and nowhere else.
+func TestOpenPings(t *testing.T) {
+	noPool := behind()
+	noPool.Pool = dsas.Range{}
+	for _, tt := range []struct {
+		name  string
+		c     Config
+		opens int
+	}{
+		{"a pool behind a relay", Config{Subnets: []dsas.Subnet{near, behind()}}, 1},
+		{"two of them", Config{Subnets: []dsas.Subnet{behind(), behind()}}, 1},
+		{"none behind a relay", Config{Subnets: []dsas.Subnet{near}}, 0},
+		{"no pool there", Config{Subnets: []dsas.Subnet{near, noPool}}, 0},
+		{"no check is wanted", Config{Subnets: []dsas.Subnet{near, behind()}, NoProbe: true}, 0},
+		{"another server gives the addresses", Config{Subnets: []dsas.Subnet{near, behind()}, Proxy: true}, 0},
+	} {
+		opens := 0
+		tt.c.In = func(func() error) error { opens++; return nil }
+		s := &Server{Config: tt.c}
+		if err := s.openPings(); err != nil || opens != tt.opens {
+			t.Errorf("%s: openPings = %v, %d sockets; want %d", tt.name, err, opens, tt.opens)
+		}
+	}
+}
+
 // TestPingerHears: nothing but the answer to its own question counts.
 func TestPingerHears(t *testing.T) {
 	p := &pinger{id: 0x1234, nonce: 0x1122334455667788}
