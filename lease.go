@@ -30,6 +30,9 @@ type Subnet struct {
 	// PortLimit is how many pool addresses MACs behind one port of a relay or
 	// switch (its circuit id) may hold; 0: a quarter of the pool.
 	PortLimit int `json:"portLimit,omitempty"`
+	// Bond is the bond of its nodes, as the kernel command line has it; empty:
+	// as for all.
+	Bond string `json:"bond,omitempty"`
 
 	NTP           []netip.Addr `json:"ntp,omitempty"`           // option 42
 	MTU           int          `json:"mtu,omitempty"`           // option 26, bytes

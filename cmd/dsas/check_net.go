@@ -78,9 +78,18 @@ func (c *checker) subnet(s dsas.Subnet) {
 		c.warn(check, "it is larger than a /16", "So large a network is most often a mistyped prefix length.", "check the prefix length of the interface's address")
 	case s.Prefix.Bits() > 30:
 		c.fail(check, "it is too small for a node", "", "check the prefix length of the interface's address")
+	case s.Relayed && noRoute(s.Gateway):
+		// What goes to the relay agent, a node that renews, and all of a boot.
+		c.fail(check, "there is no route to "+s.Gateway.String(), "It is behind a relay: no answer of ours gets there.", fmt.Sprintf("ip route add %s via (the router on our side)", s.Prefix))
 	default:
 		c.ok(check, "server %s, %d pool addresses", s.Server, s.PoolSize())
 	}
+}
+
+// noRoute tells whether the kernel has no way to a.
+func noRoute(a netip.Addr) bool {
+	_, err := netlink.RouteGet(a.AsSlice())
+	return errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH)
 }
 
 // wanted is a socket that dsas serve opens.

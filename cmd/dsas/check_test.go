@@ -341,6 +341,14 @@ func TestCheckNetwork(t *testing.T) {
 	c.cfg.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.77.0.0/24"), Pool: "10.88.0.1-10.88.0.9"}}
 	look("eth1")
 	c.expect(t, "subnets", levelFail, "10.88.0.1")
+	c.cfg.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.88.0.0/24"), Server: netip.MustParseAddr("10.77.0.1"), Gateway: netip.MustParseAddr("10.88.0.254"), Pool: "none"}}
+	look("eth1")
+	c.expect(t, "subnet 10.88.0.0/24", levelFail, "no route to 10.88.0.254", "ip route add 10.88.0.0/24")
+	if out, err := exec.Command("ip", "-n", ours, "route", "add", "10.88.0.0/24", "via", "10.77.0.2").CombinedOutput(); err != nil {
+		t.Fatalf("ip route add: %v: %s", err, out)
+	}
+	look("eth1")
+	c.expect(t, "subnet 10.88.0.0/24", levelOK, "server 10.77.0.1")
 	c.cfg.Subnets = nil
 	if out, err := exec.Command("ip", "-n", ours, "link", "set", "eth1", "carrier", "off").CombinedOutput(); err == nil {
 		look("eth1")

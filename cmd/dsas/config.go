@@ -62,8 +62,8 @@ type config struct {
 	// ConsolePasswordFile holds a crypt(5) hash for root on the nodes' consoles;
 	// empty: no console log-in.
 	ConsolePasswordFile string `yaml:"consolePasswordFile"`
-	// NoConflictCheck: pool addresses are offered without asking the segment
-	// (ARP, a quarter of a second) whether somebody uses them already.
+	// NoConflictCheck: pool addresses are offered without asking (ARP, behind a
+	// relay ping; a quarter of a second) whether somebody uses them already.
 	NoConflictCheck bool `yaml:"noConflictCheck"`
 	// Cmdline is appended to every node's kernel command line.
 	Cmdline   string        `yaml:"cmdline"`
@@ -251,6 +251,8 @@ func (c *config) path(elem ...string) string {
 
 // bondParameter is the bond as the kernel command line carries it
 // (docs/architecture.md, "Kernel command line").
-func (c *config) bondParameter() string {
-	return strings.Join(append([]string{c.Bond.Name}, strings.Fields(c.Bond.Options)...), ":")
+func (c *config) bondParameter() string { return bondParameter(c.Bond.Name, c.Bond.Options) }
+
+func bondParameter(name, options string) string {
+	return strings.Join(append([]string{name}, strings.Fields(options)...), ":")
 }

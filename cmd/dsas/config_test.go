@@ -125,6 +125,22 @@ func TestConfigCheck(t *testing.T) {
 		{"behind a relay", func(c *config) {
 			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.5.0.0/24"), Server: netip.MustParseAddr("10.0.0.1"), Gateway: netip.MustParseAddr("10.5.0.1")}}
 		}, ""},
+		{"a bond that asks for what no router passes on", func(c *config) {
+			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.5.0.0/24"), Server: netip.MustParseAddr("10.0.0.1"), Gateway: netip.MustParseAddr("10.5.0.1")}}
+			c.Bond.Options = "mode=active-backup arp_interval=500 arp_ip_target=10.5.0.1,10.0.0.1"
+		}, "arp_ip_target 10.0.0.1 is not in it"},
+		{"the same on our own segment", func(c *config) { // where we answer for all our addresses
+			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.5.0.0/24")}}
+			c.Bond.Options = "mode=active-backup arp_interval=500 arp_ip_target=10.0.0.1"
+		}, ""},
+		{"a relayed subnet's own bond", func(c *config) {
+			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.5.0.0/24"), Server: netip.MustParseAddr("10.0.0.1"), Gateway: netip.MustParseAddr("10.5.0.1"),
+				BondOptions: "mode=active-backup arp_interval=500 arp_ip_target=10.5.0.1"}}
+			c.Bond.Options = "mode=active-backup arp_interval=500 arp_ip_target=10.0.0.1"
+		}, ""},
+		{"a subnet's bond with a command", func(c *config) {
+			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.5.0.0/24"), BondOptions: "mode=1;reboot"}}
+		}, "bondOptions: kernel argument"},
 		{"no pool's range", func(c *config) {
 			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.0.0.0/24")}}
 			c.DefaultPool = "some"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -101,6 +102,7 @@ func (r *renderer) input(f *fleet, node dsas.Node, def roles.Definition) roles.I
 	for _, s := range r.subnets {
 		if s.Prefix.Contains(node.Address.Addr()) {
 			in.Subnet = s
+			in.Settings.Bond = cmp.Or(s.Bond, in.Settings.Bond)
 		}
 	}
 	return in

@@ -181,6 +181,11 @@ func TestRender(t *testing.T) {
 	if err != nil || again.Tag != out.Tag {
 		t.Errorf("rendered again: tag %s, %v; want %s", again.Tag, err, out.Tag)
 	}
+	// A subnet's own bond is that of its nodes.
+	r.subnets[0].Bond = "bond0:mode=active-backup:arp_interval=500:arp_ip_target=10.77.0.254"
+	if out, err := r.Render(t.Context(), r.node("w101"), "web", ""); err != nil || !strings.Contains(out.Conf, `"bond0 mode=active-backup arp_interval=500 arp_ip_target=10.77.0.254"`) {
+		t.Errorf("dsas.conf lacks the subnet's bond (%v):\n%s", err, out.Conf)
+	}
 	if _, err := r.Render(t.Context(), r.node("w101"), "wbe", ""); err == nil || !strings.Contains(err.Error(), "wbe") {
 		t.Errorf("Render(wbe) = %v; want an error that names it", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dsas"
+	"dsas/server/boot"
 )
 
 // subnetConfig is one of dsas.yaml's subnets.
@@ -31,6 +32,9 @@ type subnetConfig struct {
 	Search        []string      `yaml:"search"`
 	Routes        []routeConfig `yaml:"routes"`
 	CaptivePortal string        `yaml:"captivePortal"`
+	// BondOptions stand in the place of bond's options for its nodes: what ARP
+	// monitoring asks for must be on their segment.
+	BondOptions string `yaml:"bondOptions"`
 }
 
 type routeConfig struct {
@@ -70,6 +74,9 @@ func (c *config) subnets() ([]dsas.Subnet, error) {
 		if err != nil {
 			return nil, err
 		}
+		if s.Bond, err = c.subnetBond(sc, s); err != nil {
+			return nil, err
+		}
 		for _, other := range out {
 			if other.Prefix.Overlaps(s.Prefix) {
 				return nil, fmt.Errorf("subnets %s and %s overlap; name each address once: %w", other.Prefix, s.Prefix, dsas.ErrInvalid)
@@ -83,6 +90,29 @@ func (c *config) subnets() ([]dsas.Subnet, error) {
 	return out, nil
 }
 
+// subnetBond gives the bond of a subnet's own, "" where it is as for all. ARP
+// does not pass a router: a port whose target never answers is down to the
+// bonding driver, and a node with all its ports down boots nothing.
+func (c *config) subnetBond(sc subnetConfig, s dsas.Subnet) (string, error) {
+	options := cmp.Or(sc.BondOptions, c.Bond.Options)
+	for _, o := range strings.Fields(options) {
+		list, ok := strings.CutPrefix(o, "arp_ip_target=")
+		if !ok || !s.Relayed {
+			continue
+		}
+		for t := range strings.SplitSeq(list, ",") {
+			if a, err := netip.ParseAddr(t); err == nil && !s.Prefix.Contains(a) {
+				return "", fmt.Errorf("subnet %s: the bond's arp_ip_target %s is not in it, and no router passes ARP on: its nodes would take all their links for dead; give it its own, as bondOptions: mode=active-backup arp_interval=500 arp_ip_target=%s: %w",
+					s.Prefix, a, s.Gateway, dsas.ErrInvalid)
+			}
+		}
+	}
+	if sc.BondOptions == "" {
+		return "", nil
+	}
+	return bondParameter(c.Bond.Name, sc.BondOptions), nil
+}
+
 // checkSubnets refuses what is wrong whatever addresses the interfaces have.
 func (c *config) checkSubnets() error {
 	for _, sc := range c.Subnets {
@@ -92,8 +122,15 @@ func (c *config) checkSubnets() error {
 		if !sc.Server.IsValid() {
 			sc.Server = sc.Prefix.Masked().Addr()
 		}
-		if _, err := sc.subnet([]netip.Prefix{netip.PrefixFrom(sc.Server, sc.Server.BitLen())}); err != nil {
+		s, err := sc.subnet([]netip.Prefix{netip.PrefixFrom(sc.Server, sc.Server.BitLen())})
+		if err == nil {
+			s.Bond, err = c.subnetBond(sc, s)
+		}
+		if err != nil {
 			return err
+		}
+		if err := boot.CheckArgs([]string{s.Bond}); err != nil {
+			return fmt.Errorf("subnet %s: bondOptions: %w", s.Prefix, err)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -49,7 +50,8 @@ var wholeBoot = []dsas.Kind{dsas.KindPower, dsas.KindDHCP, dsas.KindNBP, dsas.Ki
 	dsas.KindConfigTaken, dsas.KindInit, dsas.KindFetch, dsas.KindFetched, dsas.KindConf, dsas.KindSwitched, dsas.KindReady}
 
 // testFirmware boots the two ways of UEFI that are not PXE and iPXE: HTTP Boot,
-// and Secure Boot through shim, GRUB and Debian's signed kernel.
+// and Secure Boot through shim, GRUB and Debian's signed kernel. GRUB shows a
+// menu: without a key the assigned role boots, and with one another.
 func testFirmware(t *testing.T, r *rack) {
 	r.fetchLoaders(t, "secureboot", "shimx64.efi")
 	http := r.add(t, lab.NodeSpec{Name: "w105", Firmware: lab.UEFIHTTP}, "--role", "web")
@@ -78,8 +80,16 @@ func testFirmware(t *testing.T, r *rack) {
 		})
 		t.Run("Secure Boot", func(t *testing.T) {
 			t.Parallel()
+			r.dsas(t, "node", "set", secure.Name(), "--menu", "rescue")
 			secure.boot(t)
 			secure.saw(t, 0, wholeBoot...)
+			const menu = `rescue \(for this boot only\)`
+			if st := r.node(t, secure.Name()).Status; st.Running != "web" || st.Picked {
+				t.Errorf("without a key: runs %q, picked %v; want web", st.Running, st.Picked)
+			}
+			if !regexp.MustCompile(menu).MatchString(secure.screen(t)) {
+				t.Errorf("the first boot showed no menu\n%s", secure.story(t, 0))
+			}
 			if got := secure.nbps(t, 0); got != "shimx64.efi grubx64.efi" {
 				t.Errorf("boot loaders = %q; want shimx64.efi grubx64.efi", got)
 			}
@@ -92,6 +102,10 @@ func testFirmware(t *testing.T, r *rack) {
 			if out := secure.ssh(t, "cat /sys/kernel/security/lockdown 2>/dev/null || { mount -t securityfs none /mnt && cat /mnt/lockdown; umount /mnt; }"); !strings.Contains(out, "[integrity]") {
 				t.Errorf("lockdown = %q; want integrity, which Debian's kernel turns on with Secure Boot", out)
 			}
+			// c would be GRUB's command line, and with it any kernel argument: it asks
+			// for a superuser, whom nobody is. 2 is the second entry's key.
+			secure.pickRescue(t, typed{menu, "c"}, typed{"Enter username:", "root\r"}, typed{"Enter password:", "\r"},
+				typed{`(?s)Enter password:.*` + menu, "2"})
 		})
 	})
 }

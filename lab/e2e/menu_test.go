@@ -32,28 +32,8 @@ func testMenu(t *testing.T, r *rack, byIPXE, byPXELINUX *box) {
 		t.Run(tt.b.Name(), func(t *testing.T) {
 			t.Parallel()
 			b, assigned := tt.b, r.node(t, tt.b.Name()).Node.Role
+			b.pickRescue(t, typed{tt.menu, tt.keys})
 			mark := r.mark(t, b.Name())
-			r.dsas(t, "power", "cycle", b.Name())
-			b.typeAt(t, mark, tt.menu, tt.keys)
-			b.ready(t, mark)
-			v := r.node(t, b.Name())
-			if v.Status.Running != "rescue" || !v.Status.Picked || v.Node.Role != assigned {
-				t.Errorf("picked: runs %q, picked %v, assigned %q; want rescue, true, %s", v.Status.Running, v.Status.Picked, v.Node.Role, assigned)
-			}
-			if out := b.ssh(t, "command -v smartctl"); out == "" {
-				t.Error("no smartctl on the node; want the rescue role's")
-			}
-			if out := r.dsas(t, "node", "ls", b.Name()); !strings.Contains(out, assigned+" (runs rescue, picked at the loader)") {
-				t.Errorf("node ls does not mark the picked role:\n%s", out)
-			}
-			var told bool
-			for _, e := range r.events(t, b.Name(), mark) {
-				told = told || e.Kind == dsas.KindMenu && strings.Contains(e.Message, "role rescue picked") && e.Boot == v.Status.Boot
-			}
-			if !told {
-				t.Errorf("no event %s of boot %s\n%s", dsas.KindMenu, v.Status.Boot, b.story(t, mark))
-			}
-			mark = r.mark(t, b.Name())
 			b.boot(t) // nobody presses a key
 			if v := r.node(t, b.Name()); v.Status.Running != assigned || v.Status.Picked {
 				t.Errorf("without a key: runs %q, picked %v; want %s", v.Status.Running, v.Status.Picked, assigned)
@@ -65,22 +45,56 @@ func testMenu(t *testing.T, r *rack, byIPXE, byPXELINUX *box) {
 	}
 }
 
-// typeAt waits until the console of the boot that just began shows what is
-// wanted, and types.
-func (b *box) typeAt(t *testing.T, mark int64, want, keys string) {
+// typed is what a person types when the screen shows something.
+type typed struct{ want, keys string } // a regular expression; as a serial line has it
+
+// pickRescue cycles a node's power and types at its loader's menu: it comes up
+// as rescue, and is still assigned what it was.
+func (b *box) pickRescue(t *testing.T, keys ...typed) {
+	t.Helper()
+	r, assigned := b.r, b.r.node(t, b.Name()).Node.Role
+	mark := r.mark(t, b.Name())
+	r.dsas(t, "power", "cycle", b.Name())
+	b.typeAt(t, mark, keys...)
+	b.ready(t, mark)
+	v := r.node(t, b.Name())
+	if v.Status.Running != "rescue" || !v.Status.Picked || v.Node.Role != assigned {
+		t.Errorf("picked: runs %q, picked %v, assigned %q; want rescue, true, %s", v.Status.Running, v.Status.Picked, v.Node.Role, assigned)
+	}
+	if out := b.ssh(t, "command -v smartctl"); out == "" {
+		t.Error("no smartctl on the node; want the rescue role's")
+	}
+	if out := r.dsas(t, "node", "ls", b.Name()); !strings.Contains(out, assigned+" (runs rescue, picked at the loader)") {
+		t.Errorf("node ls does not mark the picked role:\n%s", out)
+	}
+	var told bool
+	for _, e := range r.events(t, b.Name(), mark) {
+		told = told || e.Kind == dsas.KindMenu && strings.Contains(e.Message, "role rescue picked") && e.Boot == v.Status.Boot
+	}
+	if !told {
+		t.Errorf("no event %s of boot %s\n%s", dsas.KindMenu, v.Status.Boot, b.story(t, mark))
+	}
+}
+
+// typeAt types at the console of the boot that just began, each when the
+// screen shows what is wanted.
+func (b *box) typeAt(t *testing.T, mark int64, keys ...typed) {
 	t.Helper()
 	b.wait(t, mark, "the loader", kind(dsas.KindNBP))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	b.waitScreen(t, ctx, want)
+	b.waitScreen(t, ctx, keys[0].want)
 	con, err := net.Dial("unix", b.Console())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer con.Close()
 	go io.Copy(io.Discard, con) // the log has it all
-	if _, err := io.WriteString(con, keys); err != nil {
-		t.Fatal(err)
+	for _, k := range keys {
+		b.waitScreen(t, ctx, k.want)
+		if _, err := io.WriteString(con, k.keys); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// What QEMU has not read yet goes with the connection.
 	b.waitScreen(t, ctx, `role rescue\b|picked at its loader`)

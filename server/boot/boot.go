@@ -139,6 +139,8 @@ type Plan struct {
 	Menu        []string      `json:"menu,omitempty"` // roles, the assigned one first
 	MenuTimeout time.Duration `json:"menuTimeout,omitempty"`
 	Pick        string        `json:"pick,omitempty"` // the role that was picked, "" where none was
+	// Refused: a role was asked for that may not be had, so the way back is to the menu.
+	Refused bool `json:"refused,omitempty"`
 
 	MAC    dsas.MAC   `json:"mac"`
 	Node   *dsas.Node `json:"-"`

@@ -208,6 +208,9 @@ func TestTexts(t *testing.T) {
 		{"wait.pxelinux", StepTFTPConfig, Request{Node: noRole}, 3},
 		{"boot.grub", StepGRUBConfig, Request{Node: node(dsas.LoaderGRUB), Release: &withFirmware}, 0},
 		{"wait.grub", StepGRUBConfig, Request{Node: noRole}, 0},
+		{"menu.grub", StepGRUBConfig, Request{Node: node(dsas.LoaderGRUB), Release: rel, Menu: []string{"rescue", "inventory"}}, 0},
+		{"picked.grub", StepGRUBConfig, Request{Node: node(dsas.LoaderGRUB), Release: rel, Menu: []string{"rescue"}, Pick: "rescue"}, 0},
+		{"refused.grub", StepGRUBConfig, Request{Node: node(dsas.LoaderGRUB), Release: rel, Menu: []string{"rescue"}, Pick: "db"}, 0},
 		{"arm64.grub", StepGRUBConfig, Request{Node: node(""), Arch: dsas.ArchEFIARM64, HasArch: true, Release: rel}, 0},
 	} {
 		tt.r.Step, tt.r.MAC, tt.r.Server = tt.step, mac, server
@@ -253,7 +256,7 @@ func TestNothingBreaksOut(t *testing.T) {
 		}
 		// A name that the store should never hold: shown, and not obeyed.
 		n.Name, n.Role = "n"+evil, "r"+evil
-		for _, step := range []Step{StepScript, StepTFTPConfig} {
+		for _, step := range []Step{StepScript, StepTFTPConfig, StepGRUBConfig} {
 			p := Decide(Request{Step: step, MAC: mac, Node: n, Server: server, Release: rel})
 			for _, line := range strings.Split(p.IPXEScript(Params{})+p.PXELINUXConfig(Params{}, 0)+p.GRUBConfig(Params{}), "\n") {
 				if text, ok := strings.CutPrefix(line, `echo "`); ok { // GRUB's, whose quotes are ours
@@ -359,6 +362,8 @@ func TestExplain(t *testing.T) {
 		{"unknown", Request{}, "firmware DHCP", "an address, no boot file"},
 		{"HTTP boot", Request{Node: node(""), Arch: 16, HasArch: true}, "firmware DHCP, HTTP, iPXE DHCP, script", "kernel and initramfs for role web"},
 		{"grub", Request{Node: node(dsas.LoaderGRUB), Arch: 7, HasArch: true}, "firmware DHCP, TFTP, TFTP, GRUB, grub.cfg", "kernel and initramfs for role web"},
+		{"grub with a menu", Request{Node: node(dsas.LoaderGRUB), Arch: 7, HasArch: true, Menu: []string{"rescue"}}, "firmware DHCP, TFTP, TFTP, GRUB, grub.cfg, picked", "kernel and initramfs for role web"},
+		{"arm with a menu", Request{Node: node(dsas.LoaderGRUB), Arch: 11, HasArch: true, Menu: []string{"rescue"}}, "firmware DHCP, TFTP, TFTP, GRUB, grub.cfg", "a text that shows the reason and asks again"},
 		{"grub by HTTP", Request{Node: node(dsas.LoaderGRUB), Arch: 16, HasArch: true}, "firmware DHCP", "refuse"},
 		{"grub is half there", Request{Node: node(dsas.LoaderGRUB), Arch: 7, HasArch: true, HasLoader: func(f string) bool { return f != FileGRUBX64 }}, "firmware DHCP, TFTP, TFTP", "refuse"},
 		{"arm", Request{Node: node(""), Arch: 11, HasArch: true}, "firmware DHCP, TFTP, TFTP, GRUB, grub.cfg", "a text that shows the reason and asks again"},

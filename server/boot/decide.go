@@ -61,10 +61,10 @@ func Decide(r Request) Plan {
 	case StepGRUBConfig:
 		p.Loader = string(dsas.LoaderGRUB)
 		if r.HasArch && !isX86(r.Arch) {
-			why = noKernel(r.Arch)
 			p.noContent()
+			return p.script(noKernel(r.Arch)) // whatever is picked
 		}
-		return p.script(why)
+		return p.atLoader(r, why)
 	case StepDHCP:
 		return p.dhcp(r, why)
 	}

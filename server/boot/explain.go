@@ -109,5 +109,8 @@ func explainGRUB(r Request, p Plan, add func(step, asks string, p Plan) Plan) {
 	p.BootFile, p.Reason = GRUBFirst, "It is the same for all boxes; from it, GRUB asks for the box's own for ever."
 	add("GRUB", "RRQ "+GRUBFirst, p)
 	r.Step = StepGRUBConfig
-	add("grub.cfg", fmt.Sprintf("RRQ grub/%s/boot-%s.cfg", r.MAC, cpu), Decide(r))
+	if p := add("grub.cfg", fmt.Sprintf("RRQ grub/%s/boot-%s.cfg", r.MAC, cpu), Decide(r)); p.Action == Menu {
+		r.Pick = p.Menu[0]
+		add("picked", fmt.Sprintf("RRQ grub/%s/boot-%s-%s.cfg", r.MAC, cpu, r.Pick), Decide(r))
+	}
 }

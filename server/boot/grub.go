@@ -16,9 +16,11 @@ const GRUBFirst = "grub/grub.cfg"
 type GRUBFile struct {
 	MAC dsas.MAC
 	// One of the three is set.
-	CPU    string      // grub/MAC/boot-CPU.cfg: Plan.GRUBConfig; GRUB's variable grub_cpu
+	CPU    string      // grub/MAC/boot-CPU.cfg, boot-CPU-ROLE.cfg: Plan.GRUBConfig; GRUB's variable grub_cpu
 	Blob   dsas.Digest // grub/MAC/blob/HEX: kernel or initramfs
 	Failed string      // grub/MAC/failed-WHAT: a report; GRUB can send nothing but names
+
+	Role string // beside CPU: picked at the menu; "": none was
 }
 
 // ParseGRUB takes a path apart; false for one that is no GRUBFile.
@@ -41,8 +43,14 @@ func ParseGRUB(path string) (f GRUBFile, ok bool) {
 	}
 	cpu, ok := strings.CutPrefix(name, "boot-")
 	cpu, cfg := strings.CutSuffix(cpu, ".cfg")
-	f.CPU = cpu
-	return f, ok && cfg && cpu != "" && !strings.Contains(cpu, "/")
+	if !ok || !cfg {
+		return f, false
+	}
+	var picked bool
+	if f.CPU, f.Role, picked = strings.Cut(cpu, "-"); picked && dsas.CheckName("role", f.Role) != nil {
+		return f, false
+	}
+	return f, f.CPU != "" && !strings.Contains(f.CPU, "/")
 }
 
 // GRUBArch gives the architecture of GRUB's variable grub_cpu.
@@ -60,41 +68,62 @@ func GRUBArch(cpu string) (dsas.Arch, bool) {
 
 // GRUBConfig is the configuration every GRUB begins with: it asks for its own
 // box's and, whatever comes of that, waits (1 s, doubling to 64 s) and asks
-// again for ever, since the token in each ages.
+// again for ever, since the token in each ages. It ends, and GRUB shows a menu,
+// where the box's configuration made one.
 func GRUBConfig() string {
 	var b strings.Builder
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	line("set timeout=-1")
 	line("set dsas_dir=/grub/$net_default_mac")
 	line("set dsas_wait=1")
-	line("while true; do")
-	line("  set dsas_why=configuration")
-	line("  source $dsas_dir/boot-$grub_cpu.cfg")
-	// Reached when nothing was booted. What cannot be reported is shown.
-	line("  if [ $dsas_why != reason ]; then")
-	line("    echo \"dsas: $net_default_mac: $dsas_why failed\"")
-	line("    source $dsas_dir/failed-$dsas_why")
-	line("  fi")
-	line("  echo \"dsas: $net_default_mac: trying again in $dsas_wait s\"")
-	line("  sleep $dsas_wait")
-	line("  if [ $dsas_wait = 32 ]; then set dsas_wait=64")
+	line("export dsas_dir dsas_wait") // to what configfile runs
+	// $1 is the role that was picked, after a dash, or nothing.
+	line("function dsas_boot {")
+	line("  while true; do")
+	line("    set dsas_why=configuration")
+	line("    source $dsas_dir/boot-$grub_cpu$1.cfg")
+	// Reached when nothing was booted.
+	line("    if [ $dsas_why = menu ]; then break; fi")
+	// What cannot be reported is shown.
+	line("    if [ $dsas_why != reason -a $dsas_why != refused ]; then")
+	line("      echo \"dsas: $net_default_mac: $dsas_why failed\"")
+	line("      source $dsas_dir/failed-$dsas_why")
+	line("    fi")
+	line("    echo \"dsas: $net_default_mac: trying again in $dsas_wait s\"")
+	line("    sleep $dsas_wait")
+	line("    if [ $dsas_wait = 32 ]; then set dsas_wait=64")
 	for w := 16; w >= 1; w /= 2 {
-		line("  elif [ $dsas_wait = %d ]; then set dsas_wait=%d", w, 2*w)
+		line("    elif [ $dsas_wait = %d ]; then set dsas_wait=%d", w, 2*w)
 	}
-	line("  fi")
-	line("done")
+	line("    fi")
+	// Back to a menu, which is another one now: entries that a menu has cannot be
+	// taken out of it, so this is a menu within the menu.
+	line("    if [ $dsas_why = refused ]; then configfile $dsas_dir/boot-$grub_cpu.cfg; fi")
+	line("  done")
+	line("}")
+	line("dsas_boot")
 	return b.String()
 }
 
 // GRUBConfig writes the plan as a part of GRUB's configuration: it returns,
 // with the reason in dsas_why, when nothing was booted.
 func (p *Plan) GRUBConfig(q Params) string {
+	if p.Action == Menu {
+		return p.grubMenu()
+	}
 	var b strings.Builder
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	args, why := p.bootable(q)
+	reason := "reason"
+	if p.Refused {
+		reason = "refused"
+	}
 	if why != "" {
 		line("echo \"dsas: %s: %s\"", p.MAC, say(why))
-		line("set dsas_why=reason")
+		line("set dsas_why=%s", reason)
+		if p.Refused {
+			line("sleep 4") // the menu that comes next clears the screen
+		}
 		return b.String()
 	}
 	dir := "/grub/" + p.MAC.Dashed() + "/blob/"

@@ -40,6 +40,7 @@ func (p Plan) atLoader(r Request, why string) Plan {
 	switch {
 	case r.Pick != "" && !r.picked():
 		p.noContent()
+		p.Refused = true
 		return p.end(Script, fmt.Sprintf("Role %s was asked for, and %s may not pick it at its loader now.", r.Pick, p.who()))
 	case r.offers():
 		return p.menu(r)
@@ -132,6 +133,29 @@ func (p *Plan) pxelinuxMenu() string {
 	}
 	return b.String()
 }
+
+// grubMenu shows the menu by GRUB's own menuentry (GNU GRUB manual 2.06,
+// section 16.1.1): what defines it ends, and GRUB shows it then. A superuser
+// without a password is nobody: the menu can be used, and neither be edited
+// nor left for GRUB's command line (section 18.1).
+func (p *Plan) grubMenu() string {
+	var b strings.Builder
+	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
+	line("set superusers=nobody")
+	for i, m := range p.Menu {
+		line("menuentry \"%s\" --unrestricted --hotkey=%s {", say(p.menuText(i)), grubKey(i))
+		line("  dsas_boot \"-%s\"", say(m))
+		line("}")
+	}
+	line("set default=0")
+	line("set timeout_style=menu")
+	line("set timeout=%d", max(int(p.MenuTimeout.Seconds()), 1)) // until a key is pressed; 0 would show nothing
+	line("set dsas_why=menu")
+	return b.String()
+}
+
+// grubKey is menuKey without c and e, which are GRUB's own in a menu.
+func grubKey(i int) string { return string("123456789abdfghijklm"[min(i, 19)]) }
 
 // ConfigName is what PXELINUX asks for below pxelinux.cfg/, as far as it is
 // ours to answer. PXELINUX keeps no state of its own: its names do.

@@ -38,7 +38,7 @@ func TestMenu(t *testing.T) {
 		{"discovered box", Request{Discovery: true, Menu: menu, Pick: "rescue"}, Script, "", "", "may not pick it"},
 		{"discovered box without a pick", Request{Discovery: true, Menu: menu}, Script, "inventory", "", "boots as inventory"},
 	} {
-		for _, step := range []Step{StepScript, StepTFTPConfig} {
+		for _, step := range []Step{StepScript, StepTFTPConfig, StepGRUBConfig} {
 			r := tt.r
 			r.Step, r.MAC, r.Server, r.Release = step, mac, server, rel
 			p := Decide(r)
@@ -87,8 +87,32 @@ func TestMenuTexts(t *testing.T) {
 			t.Errorf("the label of %s leads to %q, which reads as %+v, %v", role, file, c, ok)
 		}
 	}
+	r.Step = StepGRUBConfig
+	p = Decide(r)
+	text = p.GRUBConfig(Params{})
+	for _, want := range []string{"set superusers=", "\nset default=0\n", "\nset timeout=10\n", "\nset dsas_why=menu\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("GRUB's menu lacks %q:\n%s", want, text)
+		}
+	}
+	entries := strings.Split(text, "menuentry ")[1:]
+	if len(entries) != len(p.Menu) {
+		t.Fatalf("GRUB's menu has %d entries; want %d:\n%s", len(entries), len(p.Menu), text)
+	}
+	for i, role := range p.Menu {
+		_, rest, _ := strings.Cut(entries[i], "dsas_boot \"")
+		suffix, _, _ := strings.Cut(rest, "\"")
+		// dsas_boot asks for this, with its argument in the place of $1.
+		path := "grub/" + mac.String() + "/boot-x86_64" + suffix + ".cfg"
+		if f, ok := ParseGRUB(path); !ok || f != (GRUBFile{MAC: mac, CPU: "x86_64", Role: role}) {
+			t.Errorf("the entry of %s leads to %q, which reads as %+v, %v", role, path, f, ok)
+		}
+		if !strings.Contains(entries[i], " --unrestricted ") {
+			t.Errorf("the entry of %s asks for a password", role)
+		}
+	}
 	// What was picked stays picked when the kernel does not load.
-	r.Pick = "rescue"
+	r.Step, r.Pick = StepTFTPConfig, "rescue"
 	p = Decide(r)
 	if text := p.PXELINUXConfig(Params{}, 2); !strings.Contains(text, "CONFIG pxelinux.cfg/rolewait-rescue-2\n") {
 		t.Errorf("a failed boot of a picked role does not lead to its wait:\n%s", text)
@@ -103,6 +127,12 @@ func TestMenuTexts(t *testing.T) {
 	}
 	// What may not be picked leads back to the menu.
 	r.Pick = "db"
+	r.Step = StepGRUBConfig
+	p = Decide(r)
+	if text := p.GRUBConfig(Params{}); !strings.Contains(text, "\nset dsas_why=refused\n") || !strings.Contains(GRUBConfig(), "$dsas_why = refused ]; then configfile $dsas_dir/boot-$grub_cpu.cfg;") {
+		t.Errorf("a refused pick does not lead GRUB back to the menu:\n%s%s", text, GRUBConfig())
+	}
+	r.Step = StepScript
 	p = Decide(r)
 	if text := p.IPXEScript(Params{}); !strings.Contains(text, "chain --replace --autofree "+script+" ||\n") {
 		t.Errorf("a refused pick does not lead back to the menu:\n%s", text)
@@ -154,21 +184,44 @@ func FuzzParseConfigName(f *testing.F) {
 // TestMenuNeverBreaksOut: a role's name that the store should never hold is
 // shown and not obeyed.
 func TestMenuNeverBreaksOut(t *testing.T) {
-	for _, evil := range []string{"x\nshell", "a||shell", "${net0/mac}", "a\nLABEL b"} {
+	for _, evil := range []string{"x\nshell", "a||shell", "${net0/mac}", "a\nLABEL b", "a\"; shell", "a\" {\nshell"} {
 		n := node("")
 		n.Menu = []string{evil}
 		p := Decide(Request{Step: StepScript, MAC: mac, Node: n, Server: server, Release: rel, Menu: n.Menu})
-		for _, line := range strings.Split(p.IPXEScript(Params{})+p.PXELINUXConfig(Params{}, 0), "\n") {
-			if strings.HasPrefix(line, "shell") || strings.Contains(line, "||shell") || strings.Contains(line, "${net0") || line == "LABEL b" {
+		for _, line := range strings.Split(p.IPXEScript(Params{})+p.PXELINUXConfig(Params{}, 0)+p.GRUBConfig(Params{}), "\n") {
+			if strings.HasPrefix(line, "shell") || strings.Contains(line, "||shell") || strings.Contains(line, "${net0") || line == "LABEL b" || strings.Count(line, `"`)%2 != 0 {
 				t.Errorf("role %q broke out in line %q", evil, line)
 			}
 		}
 	}
 }
 
+// TestMenuKeys: every item of the longest menu has a key of its own, which GRUB
+// does not take for one of its own commands.
+func TestMenuKeys(t *testing.T) {
+	for what, key := range map[string]func(int) string{"menuKey": menuKey, "grubKey": grubKey} {
+		seen := map[string]int{}
+		for i := range dsas.MaxMenu + 1 {
+			k := key(i)
+			if j, ok := seen[k]; ok {
+				t.Errorf("%s(%d) = %s, as %s(%d)", what, i, k, what, j)
+			}
+			seen[k] = i
+			if what == "grubKey" && (k == "c" || k == "e") {
+				t.Errorf("%s(%d) = %s, which leads to GRUB's command line or editor", what, i, k)
+			}
+		}
+	}
+}
+
 func TestExplainMenu(t *testing.T) {
-	for loader, last := range map[dsas.Loader]string{"": "GET " + script + "?role=web", dsas.LoaderPXELINUX: "RRQ nbp/52-54-00-00-01-01/pxelinux.cfg/role-web-0"} {
-		list := Explain(Request{Node: node(loader), Menu: []string{"rescue"}, MAC: mac, Server: server, Release: rel})
+	for loader, last := range map[dsas.Loader]string{"": "GET " + script + "?role=web", dsas.LoaderPXELINUX: "RRQ nbp/52-54-00-00-01-01/pxelinux.cfg/role-web-0",
+		dsas.LoaderGRUB: "RRQ grub/52:54:00:00:01:01/boot-x86_64-web.cfg"} {
+		r := Request{Node: node(loader), Menu: []string{"rescue"}, MAC: mac, Server: server, Release: rel}
+		if loader == dsas.LoaderGRUB {
+			r.Arch, r.HasArch = dsas.ArchEFIX64, true
+		}
+		list := Explain(r)
 		got := list[len(list)-2:]
 		if got[0].Gets != "a menu of web, rescue; web after 10s" || got[1].Asks != last || got[1].Gets != "kernel and initramfs for role web" {
 			t.Errorf("Explain(%q) ends with %s", loader, fmt.Sprint(got))

@@ -218,6 +218,12 @@ func Quirks() []Quirk {
 			Sources: []string{"syslinux, txt/pxelinux.txt: CURRENT DIRECTORY"},
 		},
 		{
+			ID: "grub-menu", Who: "GRUB",
+			Does:   "At a menu, with Secure Boot on too, c is a command line and e an editor of the kernel's arguments; an entry that fails leads back to the menu, which then waits without an end.",
+			Answer: "superusers is set to a name that has no password, the entries are --unrestricted, and each tries for ever.",
+			Held:   "TestMenuTexts, lab/e2e TestRack/firmware", Sources: []string{"GNU GRUB manual 2.06, section 18.1; seen with Debian's signed 2.06 (docs/adr/0018)"},
+		},
+		{
 			ID: "tsize-probe", Who: "UEFI PXE",
 			Does:   "It asks for a file's size by TFTP and breaks off with ERROR 8 before it asks for the file.",
 			Answer: "That is no failed transfer, and no event.",

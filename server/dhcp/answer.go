@@ -171,11 +171,10 @@ func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
 		} else if err != nil {
 			return nil, fmt.Errorf("address for %s: %w", c.mac, err)
 		}
-		// Only what is on our own segment can be asked who has an address.
 		if lease.MAC != c.mac {
 			heldBy = lease.MAC
 		}
-		if addr = lease.Address; !lease.Held && !s.NoProbe && !c.relay.agent.IsValid() && c.link.state.Load().raw != nil {
+		if addr = lease.Address; !lease.Held && !s.NoProbe && (s.pings(c) || !c.relay.agent.IsValid() && c.link.state.Load().raw != nil) {
 			probe = addr
 		}
 	}

@@ -73,8 +73,8 @@ type Config struct {
 	HasLoader func(file string) bool
 	// Vendor gives a role's options by vendor class; nil: none have any.
 	Vendor func(role string) []dsas.VendorOptions
-	// NoProbe: pool addresses are offered without asking the segment whether
-	// somebody uses them already.
+	// NoProbe: pool addresses are offered without asking whether somebody uses
+	// them already.
 	NoProbe bool
 	// In runs a function in the interfaces' network namespace; nil: it is the
 	// process's own. An interface that was made anew is opened in it.
@@ -105,6 +105,7 @@ type Server struct {
 	strangePorts window // and where they hang
 	lines        window // logged this minute
 	checks       checks
+	pinger       *pinger // nil: no pool is behind a relay
 	ports        *recentPorts
 	count        *counters
 	poolSize     []int // of Subnets, in their order
@@ -148,6 +149,16 @@ func New(c Config) (*Server, error) {
 func (s *Server) Run(ctx context.Context) error {
 	if len(s.Listeners) == 0 {
 		return fmt.Errorf("DHCP: no interface to listen on: %w", dsas.ErrInvalid)
+	}
+	if err := s.openPings(); err != nil {
+		for _, c := range s.Listeners {
+			c.Close()
+		}
+		return fmt.Errorf("DHCP: %w", err)
+	}
+	if s.pinger != nil {
+		go s.pinger.run()
+		defer s.pinger.conn.Close()
 	}
 	links := make([]*link, len(s.Listeners))
 	for i, conn := range s.Listeners {

@@ -16,8 +16,8 @@ import (
 	"dsas"
 )
 
-// Figures of the conflict check. A box that is there answers ARP within
-// milliseconds; the second question is for a frame that is lost.
+// Figures of the conflict check. A box that is there answers within
+// milliseconds; the second question is for one that is lost.
 const (
 	probeTimes = 2
 	probeEvery = 120 * time.Millisecond
@@ -28,8 +28,7 @@ const (
 type arp struct {
 	conn  *packet.Conn
 	iface net.Interface
-	mu    sync.Mutex
-	asked map[netip.Addr][]chan dsas.MAC
+	asked askers[dsas.MAC]
 }
 
 // openARP opens a socket for ARP on ifi; it must be called in the interface's
@@ -39,7 +38,7 @@ func openARP(ifi *net.Interface) (*arp, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &arp{conn: c, iface: *ifi, asked: map[netip.Addr][]chan dsas.MAC{}}, nil
+	return &arp{conn: c, iface: *ifi}, nil
 }
 
 // run hears answers until the socket is closed.
@@ -55,14 +54,7 @@ func (a *arp) run() {
 			continue
 		}
 		if mac, addr, ok := arpSender(buf[:n]); ok {
-			a.mu.Lock()
-			for _, ch := range a.asked[addr] {
-				select {
-				case ch <- mac:
-				default:
-				}
-			}
-			a.mu.Unlock()
+			a.asked.tell(addr, mac)
 		}
 	}
 }
@@ -94,46 +86,10 @@ func arpProbe(from net.HardwareAddr, addr netip.Addr) []byte {
 // inUse asks whether a box other than mac has addr. It takes about a quarter
 // of a second where nobody has.
 func (a *arp) inUse(ctx context.Context, addr netip.Addr, mac dsas.MAC) (dsas.MAC, bool) {
-	ch := make(chan dsas.MAC, 4)
-	a.mu.Lock()
-	a.asked[addr] = append(a.asked[addr], ch)
-	a.mu.Unlock()
-	defer func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		list := a.asked[addr]
-		for i := range list {
-			if list[i] == ch {
-				list = append(list[:i:i], list[i+1:]...)
-				break
-			}
-		}
-		if a.asked[addr] = list; len(list) == 0 {
-			delete(a.asked, addr)
-		}
-	}()
-	for range probeTimes {
-		if _, err := a.conn.WriteTo(arpProbe(a.iface.HardwareAddr, addr), &packet.Addr{HardwareAddr: broadcastMAC}); err != nil {
-			return dsas.MAC{}, false // no wire, no conflict on it
-		}
-		wait := time.NewTimer(probeEvery)
-		for waiting := true; waiting; {
-			select {
-			case who := <-ch:
-				// The box itself may have the address already.
-				if who != mac {
-					wait.Stop()
-					return who, true
-				}
-			case <-ctx.Done():
-				wait.Stop()
-				return dsas.MAC{}, false
-			case <-wait.C:
-				waiting = false
-			}
-		}
-	}
-	return dsas.MAC{}, false
+	return a.asked.ask(ctx, addr, func() error {
+		_, err := a.conn.WriteTo(arpProbe(a.iface.HardwareAddr, addr), &packet.Addr{HardwareAddr: broadcastMAC})
+		return err
+	}, func(who dsas.MAC) bool { return who != mac }) // the box itself may have the address already
 }
 
 // checks are the conflict checks that are under way.
@@ -170,11 +126,11 @@ func (s *Server) probeAndSend(ctx context.Context, l *link, r *reply) {
 	c := r.seen
 	for range 4 {
 		st := l.state.Load()
-		if st.raw == nil || st.raw.arp == nil || !r.probe.IsValid() {
+		if !r.probe.IsValid() {
 			s.sendReply(ctx, l, r)
 			return
 		}
-		who, used := st.raw.arp.inUse(ctx, r.probe, c.mac)
+		who, used := s.usedBy(ctx, st, c, r.probe)
 		if ctx.Err() != nil {
 			return
 		}
@@ -182,9 +138,9 @@ func (s *Server) probeAndSend(ctx context.Context, l *link, r *reply) {
 			s.sendReply(ctx, l, r)
 			return
 		}
-		if who == r.heldBy {
+		if !r.heldBy.IsZero() && (who == r.heldBy || who.IsZero()) {
 			if s.news("same id "+c.id, time.Hour) {
-				s.Log.Warn("two boxes have the same DHCP client id; each gets an address of its own (copies of one installation often have the same /etc/machine-id)", "id", c.id, "mac", c.mac, "other", who)
+				s.Log.Warn("two boxes have the same DHCP client id; each gets an address of its own (copies of one installation often have the same /etc/machine-id)", "id", c.id, "mac", c.mac, "other", r.heldBy)
 			}
 			c.id = "" // as if it had none
 			if r = s.offerAnew(ctx, l, c); r == nil {
@@ -192,8 +148,12 @@ func (s *Server) probeAndSend(ctx context.Context, l *link, r *reply) {
 			}
 			continue
 		}
-		s.Log.Warn("a pool address is in use by a box that did not get it from us; it is left alone for a while", "address", r.probe, "by", who, "subnet", c.subnet.Prefix)
-		s.event(ctx, dsas.Event{MAC: who, Kind: dsas.KindRefused, Message: fmt.Sprintf("pool address %s is in use by %s, which did not get it from this server", r.probe, who)})
+		by := who.String()
+		if who.IsZero() {
+			by = "a box behind relay " + c.relay.agent.String() + " that answers ping"
+		}
+		s.Log.Warn("a pool address is in use by a box that did not get it from us; it is left alone for a while", "address", r.probe, "by", by, "subnet", c.subnet.Prefix)
+		s.event(ctx, dsas.Event{MAC: who, Kind: dsas.KindRefused, Message: fmt.Sprintf("pool address %s is in use by %s, which did not get it from this server", r.probe, by)})
 		work, cancel := context.WithTimeout(ctx, answerWithin)
 		err := s.Store.Decline(work, r.probe, s.Now().Add(declineTime))
 		cancel()

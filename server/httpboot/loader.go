@@ -99,24 +99,24 @@ func (s *Server) GRUB(ctx context.Context, path string, from netip.Addr) (text s
 		}
 		return "# noted\n", nil, nil
 	}
-	text, err = s.grubConfig(ctx, q.MAC, from, q.CPU)
+	text, err = s.grubConfig(ctx, q, from)
 	return text, nil, err
 }
 
-func (s *Server) grubConfig(ctx context.Context, mac dsas.MAC, from netip.Addr, cpu string) (string, error) {
-	arch, ok := boot.GRUBArch(cpu)
+func (s *Server) grubConfig(ctx context.Context, q boot.GRUBFile, from netip.Addr) (string, error) {
+	arch, ok := boot.GRUBArch(q.CPU)
 	if !ok {
-		return "", fmt.Errorf("GRUB for %.20q: %w", cpu, dsas.ErrNotFound)
+		return "", fmt.Errorf("GRUB for %.20q: %w", q.CPU, dsas.ErrNotFound)
 	}
 	if arch == dsas.ArchEFIX64 {
-		plan, params, err := s.Begin(ctx, boot.StepGRUBConfig, mac, from, "")
+		plan, params, err := s.Begin(ctx, boot.StepGRUBConfig, q.MAC, from, q.Role)
 		if err != nil {
 			return "", err
 		}
 		return plan.GRUBConfig(params), nil
 	}
 	// There is no kernel for it: no boot begins, and the box is told why.
-	req, err := s.Request(ctx, boot.StepGRUBConfig, mac, from, "")
+	req, err := s.Request(ctx, boot.StepGRUBConfig, q.MAC, from, "")
 	if err != nil {
 		return "", err
 	}

@@ -73,7 +73,7 @@ func TestGRUB(t *testing.T) {
 		return text, file, err
 	}
 	first, _, err := ask("grub/grub.cfg")
-	if err != nil || !strings.Contains(first, "source $dsas_dir/boot-$grub_cpu.cfg") {
+	if err != nil || !strings.Contains(first, "source $dsas_dir/boot-$grub_cpu$1.cfg") {
 		t.Errorf("the first configuration = %q, %v; want one that sources the box's", first, err)
 	}
 	dir := "grub/" + mac101.String() + "/"

@@ -2,6 +2,7 @@ package httpboot_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -90,6 +91,49 @@ func TestMenu(t *testing.T) {
 	}
 }
 
+// TestMenuGRUB: by TFTP and GRUB's own names it is the same menu.
+func TestMenuGRUB(t *testing.T) {
+	f := menus(t)
+	ask := func(name string, from netip.Addr) string {
+		t.Helper()
+		text, _, err := f.srv.GRUB(t.Context(), "grub/"+mac101.String()+"/"+name, from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	text := ask("boot-x86_64.cfg", w101)
+	if strings.Count(text, "menuentry ") != 2 || !strings.Contains(text, `dsas_boot "-rescue"`) || !strings.Contains(text, `dsas_boot "-web"`) || strings.Contains(text, "token") {
+		t.Fatalf("GRUB's menu = %s\nwant web and rescue alone, and no token yet", text)
+	}
+	if e := f.events(dsas.KindScript); len(e) != 0 {
+		t.Errorf("a menu began a boot: %+v", e)
+	}
+	if text := ask("boot-x86_64-rescue.cfg", w102); strings.Contains(text, "token") {
+		t.Errorf("a token was given to another address:\n%s", text)
+	}
+	if text := ask("boot-arm64-rescue.cfg", w101); strings.Contains(text, "linux") || !strings.Contains(text, "no kernel for uefi-arm64") {
+		t.Errorf("arm64's pick = %s\nwant the reason why nothing boots", text)
+	}
+	m := grubToken.FindStringSubmatch(ask("boot-x86_64-rescue.cfg", w101))
+	if m == nil {
+		t.Fatal("a picked role does not boot")
+	}
+	if b, err := f.Boot(t.Context(), m[1]); err != nil || b.Role != "rescue" || !b.Picked {
+		t.Errorf("boot = %+v, %v; want role rescue, picked", b, err)
+	}
+	if e := f.events(dsas.KindMenu); len(e) != 1 || e[0].Boot != m[1] || !strings.Contains(e[0].Message, "role rescue picked at the loader (grub, 127.77.0.101) for this boot; assigned is web") {
+		t.Errorf("events %s = %+v; want one of boot %s", dsas.KindMenu, e, m[1])
+	}
+	m = grubToken.FindStringSubmatch(ask("boot-x86_64-web.cfg", w101))
+	if m == nil {
+		t.Fatal("the assigned role does not boot from the menu")
+	}
+	if b, err := f.Boot(t.Context(), m[1]); err != nil || b.Role != "web" || b.Picked {
+		t.Errorf("boot = %+v, %v; want role web, not picked", b, err)
+	}
+}
+
 // TestMenuRefuses: anyone on the wire can ask for any role.
 func TestMenuRefuses(t *testing.T) {
 	f := menus(t)
@@ -101,6 +145,11 @@ func TestMenuRefuses(t *testing.T) {
 		text, err := f.srv.PXELINUXConfig(t.Context(), mac101, w101, boot.ConfigName{Role: role})
 		if _, token := tokenIn(text); token != "" || err != nil {
 			t.Errorf("role %s by TFTP: %v; want one that waits:\n%s", role, err, text)
+		}
+		// GRUB's names are parsed first: what is no role's name is not found.
+		text, file, err := f.srv.GRUB(t.Context(), "grub/"+mac101.String()+"/boot-x86_64-"+role+".cfg", w101)
+		if _, token := tokenIn(text); token != "" || file != nil || err == nil && !strings.Contains(text, "may not pick it") || err != nil && dsas.CheckName("role", role) == nil {
+			t.Errorf("role %s at GRUB: %v; want one that waits:\n%s", role, err, text)
 		}
 	}
 	if e := f.events(dsas.KindScript, dsas.KindMenu); len(e) != 0 {

@@ -1,6 +1,7 @@
 package httpboot
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -109,6 +110,7 @@ func (s *Server) Begin(ctx context.Context, step boot.Step, mac dsas.MAC, from n
 	}
 	if sub, ok := s.subnetOf(addr.Addr()); ok {
 		params.Gateway = sub.Gateway
+		params.Bond = cmp.Or(sub.Bond, params.Bond)
 	}
 	id, token := hex.EncodeToString(randomBytes(6)), hex.EncodeToString(randomBytes(16))
 	hash := sha256.Sum256([]byte(token))

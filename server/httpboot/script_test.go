@@ -375,3 +375,19 @@ func TestDiscovery(t *testing.T) {
 		t.Errorf("w103 is %s; want new: nothing has booted as w103", st.Phase)
 	}
 }
+
+// TestSubnetBond: a subnet's own bond is that of its nodes, from the kernel on.
+func TestSubnetBond(t *testing.T) {
+	const all, own = "bond0:mode=active-backup:miimon=100", "bond0:mode=active-backup:arp_interval=500:arp_ip_target=127.77.0.254"
+	for _, tt := range []struct{ bond, want string }{{"", all}, {own, own}} {
+		f := open(t, func(c *httpboot.Config) {
+			c.BondOptions = all
+			s := subnet
+			s.Bond = tt.bond
+			c.Subnets = []dsas.Subnet{s}
+		})
+		if text := f.get(w101, scriptPath(mac101)).body; !strings.Contains(text, " dsas.bond="+tt.want+" ") {
+			t.Errorf("with the subnet's bond %q the script lacks dsas.bond=%s:\n%s", tt.bond, tt.want, text)
+		}
+	}
+}

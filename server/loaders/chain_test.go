@@ -37,9 +37,10 @@ type rack struct {
 	store *dhcptest.Store
 	blobs map[string][]byte // by digest
 
-	mu  sync.Mutex
-	log []string // what happened, in order
-	ch  chan string
+	mu   sync.Mutex
+	menu []string // roles that may be picked at the loader
+	log  []string // what happened, in order
+	ch   chan string
 }
 
 var (
@@ -254,22 +255,35 @@ func (r *rack) open(dir string, q tftp.Request) (tftp.Content, error) {
 		}
 		return nil, dsas.ErrNotFound
 	}
-	p := r.plan(boot.StepGRUBConfig, f.MAC, f.CPU)
+	p := r.plan(boot.StepGRUBConfig, f.MAC, func(q *boot.Request) {
+		q.Pick = f.Role
+		q.Arch, q.HasArch = boot.GRUBArch(f.CPU)
+	})
 	return tftp.Bytes([]byte(p.GRUBConfig(params))), nil
 }
 
 var params = boot.Params{Boot: "b1", Token: "t1", Extra: []string{"dsas.test=1"}}
 
-func (r *rack) plan(step boot.Step, mac dsas.MAC, cpu ...string) boot.Plan {
-	q := boot.Request{Step: step, MAC: mac, Server: boot.Server{Addr: subnet.Server, URL: "http://10.99.0.1:8080"}}
+func (r *rack) plan(step boot.Step, mac dsas.MAC, more ...func(*boot.Request)) boot.Plan {
+	r.mu.Lock()
+	menu := r.menu
+	r.mu.Unlock()
+	q := boot.Request{Step: step, MAC: mac, Menu: menu, MenuTimeout: time.Hour, Server: boot.Server{Addr: subnet.Server, URL: "http://10.99.0.1:8080"}}
 	if n, err := r.store.NodeByMAC(context.Background(), mac); err == nil {
 		q.Node = &n
 	}
-	q.Release, _ = r.store.Assigned(q.Node, q.Role())
-	if len(cpu) > 0 {
-		q.Arch, q.HasArch = boot.GRUBArch(cpu[0])
+	for _, f := range more {
+		f(&q)
 	}
+	q.Release, _ = r.store.Assigned(q.Node, q.Role())
 	return boot.Decide(q)
+}
+
+// setMenu says what may be picked from now on.
+func (r *rack) setMenu(roles ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.menu = roles
 }
 
 // blob makes content fetchable.

@@ -1,6 +1,8 @@
 package loaders_test
 
 import (
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -47,6 +49,43 @@ func TestSecureBoot(t *testing.T) {
 	r.store.Publish(set, "web")
 	r.expect("tftp grub/52:54:00:99:00:01/boot-x86_64.cfg", "tftp grub/52-54-00-99-00-01/blob/"+set.Kernel.Digest.Hex(), "grub failed kernel")
 	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web.", "dsas: 52:54:00:99:00:01: kernel failed", "trying again in 1 s", "trying again in 2 s", "bad shim signature")
+}
+
+// TestGRUBMenu: at Debian's signed GRUB under Secure Boot a role is picked that
+// was taken off the list meanwhile: GRUB says so and shows a new menu. What is
+// picked there is tried for ever, when its kernel does not load.
+func TestGRUBMenu(t *testing.T) {
+	r := newRack(t, dsas.LoaderGRUB, loaders.SecureBoot)
+	missing := dsas.BootSet{Kernel: r.blob([]byte("k")), Initramfs: r.blob([]byte("none"))}
+	missing.Kernel.Digest = "sha256:00000000000000000000000000000000000000000000000000000000000000ff"
+	r.store.Publish(missing, "web", "rescue", "inventory", "lb")
+	r.setMenu("inventory", "rescue")
+	dir := t.TempDir()
+	file, socket := filepath.Join(dir, "serial"), filepath.Join(dir, "console")
+	r.qemu(append(firmware(t, "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"),
+		"-machine", "q35,smm=on,graphics=off", "-global", "driver=cfi.pflash01,property=secure,value=on",
+		"-chardev", "socket,id=s,path="+socket+",server=on,wait=off,logfile="+file, "-serial", "chardev:s")...)
+	const asks = "tftp grub/52:54:00:99:00:01/"
+	r.expect("tftp grub/grub.cfg", asks+"boot-x86_64.cfg")
+	r.console(file, "web (assigned", "inventory (for this boot only)", "executed automatically")
+	con, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer con.Close()
+	go io.Copy(io.Discard, con) // the log has it all
+	press := func(key string) {
+		t.Helper()
+		if _, err := io.WriteString(con, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.setMenu("lb", "rescue")
+	press("2") // inventory
+	r.expect(asks+"boot-x86_64-inventory.cfg", asks+"boot-x86_64.cfg")
+	r.console(file, "Role inventory was asked for", "lb (for this boot only)", "executed automatically")
+	press("3") // rescue
+	r.expect(asks+"boot-x86_64-rescue.cfg", "grub failed kernel", asks+"boot-x86_64-rescue.cfg", "grub failed kernel", asks+"boot-x86_64-rescue.cfg")
 }
 
 // TestARM64: an arm64 box gets shim and GRUB of its own architecture, by which
