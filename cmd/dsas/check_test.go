@@ -309,7 +309,16 @@ func checkNet(t *testing.T) (ours, other string) {
 			t.Fatalf("ip %s: %v: %s", args, err, out)
 		}
 	}
-	return ours, other
+	// The kernel tells of a carrier when it comes to it.
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		out, err := exec.Command("ip", "-n", ours, "link", "show", "eth1").CombinedOutput()
+		if err == nil && strings.Contains(string(out), "state UP") {
+			return ours, other
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("eth1 does not come up: %v: %s", err, out)
+		}
+	}
 }
 
 func TestCheckNetwork(t *testing.T) {
