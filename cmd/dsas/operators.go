@@ -46,7 +46,7 @@ func (d *daemon) operators(ctx context.Context, figures http.Handler) ([]server.
 	})
 	pages, err := web.New(web.Deps{
 		// The pages use the API as any client does, without a socket between.
-		API: client.InProcess(apiHandler), Subscribe: d.store.Subscribe, Done: ctx.Done(), Log: d.log.With("part", "web"),
+		API: client.InProcess(apiHandler), Nodes: func(ctx context.Context) ([]dsas.NodeView, error) { return api.Views(ctx, d.store) }, Subscribe: d.store.Subscribe, Done: ctx.Done(), Log: d.log.With("part", "web"),
 	})
 	if err != nil {
 		return nil, err

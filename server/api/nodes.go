@@ -14,23 +14,29 @@ import (
 )
 
 func (a *api) listNodes(r *http.Request) (answer, error) {
-	nodes, err := a.Store.Nodes(r.Context())
+	views, err := Views(r.Context(), a.Store)
+	return answer{body: views}, err
+}
+
+// Views gives all nodes, as GET /nodes does.
+func Views(ctx context.Context, s Store) ([]dsas.NodeView, error) {
+	nodes, err := s.Nodes(ctx)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
-	statuses, err := a.Store.Statuses(r.Context())
+	statuses, err := s.Statuses(ctx)
 	if err != nil {
-		return answer{}, err
+		return nil, err
+	}
+	ports, err := s.Ports(ctx)
+	if err != nil {
+		return nil, err
 	}
 	views := make([]dsas.NodeView, len(nodes))
-	ports, err := a.Store.Ports(r.Context())
-	if err != nil {
-		return answer{}, err
-	}
 	for i, n := range nodes {
 		views[i] = dsas.NodeView{Node: withoutSecrets(n), Status: statuses[n.Name], Ports: portsOf(n, ports)}
 	}
-	return answer{body: views}, nil
+	return views, nil
 }
 
 func (a *api) showNode(r *http.Request) (answer, error) {
