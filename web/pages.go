@@ -168,6 +168,16 @@ type nodeData struct {
 	Loaders []dsas.Loader
 }
 
+// PortOf gives where one of the node's NICs hangs; nil: nobody said.
+func (d nodeData) PortOf(mac dsas.MAC) *dsas.Port {
+	for i := range d.Ports {
+		if d.Ports[i].MAC == mac {
+			return &d.Ports[i]
+		}
+	}
+	return nil
+}
+
 // nodeEvents is how many of a node's latest events its page looks at.
 const nodeEvents = 400
 

@@ -319,6 +319,39 @@ func TestGate(t *testing.T) {
 	resp.Body.Close()
 }
 
+// TestPorts: the page says where a box hangs, as text and only where that is known.
+func TestPorts(t *testing.T) {
+	f := start(t)
+	f.logIn()
+	n := f.node("w1", "web", 1)
+	f.node("w2", "web", 2)
+	if _, err := f.store.RecordUnknown(t.Context(), dsas.Unknown{MAC: mac(0x7710), Arch: "bios"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.store.RecordUnknown(t.Context(), dsas.Unknown{MAC: mac(0x7711), Arch: "bios"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []dsas.Port{
+		{MAC: n.NICs[1].MAC, CircuitID: "ge-0/0/12", RemoteID: "sw<b>1\u202e", Relay: netip.MustParseAddr("10.77.0.254")},
+		{MAC: mac(0x7710), CircuitID: "0x00640103"},
+	} {
+		if err := f.store.RecordPort(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body := f.get("/nodes/w1")
+	f.want("node's page", body, "port ge-0/0/12 of sw&lt;b&gt;1\uFFFD, relay 10.77.0.254")
+	if got := strings.Count(body, `class="dim port"`); got != 1 {
+		t.Errorf("%d ports on the node's page; want 1, its second NIC's", got)
+	}
+	f.wantNot("the page of a node of which no port is known", f.get("/nodes/w2"), `class="dim port"`)
+	body = f.get("/")
+	f.want("unknown machines", body, "port 0x00640103")
+	if got := strings.Count(body, `class="dim port"`); got != 1 {
+		t.Errorf("%d ports on the nodes' page; want 1, of one unknown machine", got)
+	}
+}
+
 // TestLivePart: the live part is sent when something on it changed, and at no
 // other time; what it shows of a node is never what it was.
 func TestLivePart(t *testing.T) {
