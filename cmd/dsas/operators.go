@@ -42,7 +42,7 @@ func (d *daemon) operators(ctx context.Context, figures http.Handler) ([]server.
 	}
 	apiHandler := api.New(api.Deps{
 		Store: d.store, Power: d.power, Roles: d, Images: d.blobs, Tokens: d.store, Subnets: d.subnets,
-		Explain: d.explain, SSH: d.sshInfo, Status: d.status, Done: ctx.Done(), Who: auth.Who, Log: d.log.With("part", "api"),
+		Explain: d.explain, CheckConf: d.render.checkConf, SSH: d.sshInfo, Status: d.status, Done: ctx.Done(), Who: auth.Who, Log: d.log.With("part", "api"),
 	})
 	pages, err := web.New(web.Deps{
 		// The pages use the API as any client does, without a socket between.

@@ -150,6 +150,9 @@ func (a *api) planNodes(ctx context.Context, items []any) ([]dsas.Node, error) {
 			err = a.checkNode(&n, roles)
 		}
 		if err == nil {
+			err = a.checkConf(&n)
+		}
+		if err == nil {
 			err = taken.conflict(&n)
 		}
 		if err != nil {
@@ -250,6 +253,18 @@ func (a *api) checkNode(n *dsas.Node, roles []dsas.Role) error {
 		return fmt.Errorf("node %s: bmc: needs kind (ipmi) and address (host or host:port), without spaces: %w", n.Name, dsas.ErrInvalid)
 	}
 	return a.checkAddress(n)
+}
+
+// checkConf says what is wrong with n's own dsas.conf lines. It is asked when
+// they are set: what is stored is no reason to refuse another change.
+func (a *api) checkConf(n *dsas.Node) error {
+	if n.Conf == "" || a.CheckConf == nil {
+		return nil
+	}
+	if err := a.CheckConf(*n); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return nil
 }
 
 func unknownRole(role string, roles []string) error {
