@@ -178,4 +178,15 @@ type Lease struct {
 	// Held: before this answer of the store the address was this MAC's
 	// already. One that was not is probed before it is offered.
 	Held bool `json:"-"`
+	// Proven: somebody was found to use it, and not only to ask for it.
+	Proven bool `json:"-"`
+}
+
+// Standing is what a pool knows of a MAC that asks for one of its addresses;
+// the zero value: nothing.
+type Standing struct {
+	Offered bool      // it has an offer that it did not take up yet
+	Leased  bool      // it has or had a lease, and nobody else got its address since
+	Proven  bool      // somebody was found to use that address
+	Until   time.Time // when that lease ends or ended
 }

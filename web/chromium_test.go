@@ -269,6 +269,13 @@ func (f *fixture) fleet() {
 			f.Fatal(err)
 		}
 	}
+	w105 := f.stored("w105")
+	for i, at := range []dsas.MAC{w105.NICs[0].MAC, w105.NICs[1].MAC, mac(0x9a10), mac(0x9a11)} {
+		p := dsas.Port{MAC: at, Relay: netip.MustParseAddr("10.77.0.254"), CircuitID: fmt.Sprintf("ge-0/0/%d", 11+i/2), RemoteID: []string{"sw1", "sw2"}[i%2], Seen: now.Add(-time.Hour)}
+		if err := f.store.RecordPort(f.Context(), p); err != nil {
+			f.Fatal(err)
+		}
+	}
 	for _, s := range []dsas.Site{
 		{Name: "shop", Address: netip.MustParseAddr("10.77.250.80"), Port: 80, Check: dsas.SiteCheck{Kind: "http", Path: "/healthz"}},
 		{Name: "sql", Address: netip.MustParseAddr("10.77.250.6"), Port: 3306, Role: "db", Scheduler: "lc", Check: dsas.SiteCheck{Kind: "tcp"}},

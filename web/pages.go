@@ -2,6 +2,7 @@ package web
 
 import (
 	"cmp"
+	"html/template"
 	"net/http"
 	"net/url"
 	"slices"
@@ -13,7 +14,9 @@ import (
 
 // nodesData is the front page.
 type nodesData struct {
-	Nodes   []nodeRow
+	Nodes   []dsas.NodeView
+	Rows    template.HTML // the table's
+	Names   template.HTML // of all nodes, to choose from
 	Filter  string
 	Shown   int
 	Boxes   []box
@@ -22,13 +25,6 @@ type nodesData struct {
 	Sites   []siteRow
 	Counts  []count
 	Loaders []dsas.Loader
-}
-
-// nodeRow is one node of the table.
-type nodeRow struct {
-	dsas.NodeView
-	Find   string // what the filter looks through
-	Hidden bool   // does not fit the filter
 }
 
 // siteRow is a site with how many of its nodes serve.
@@ -63,7 +59,7 @@ type count struct {
 func (w *web) nodesPage(rw http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	d := nodesData{Filter: clean(r.URL.Query().Get("q")), Loaders: dsas.Loaders()}
-	nodes, err := w.API.Nodes(ctx)
+	nodes, err := w.Nodes(ctx)
 	var unknown []dsas.Unknown
 	var sites []dsas.Site
 	if err == nil {
@@ -79,14 +75,7 @@ func (w *web) nodesPage(rw http.ResponseWriter, r *http.Request) {
 		w.fail(rw, r, err)
 		return
 	}
-	f := parseFilter(d.Filter)
-	for _, v := range nodes {
-		row := nodeRow{NodeView: v, Find: findText(v), Hidden: !f.fits(v)}
-		if !row.Hidden {
-			d.Shown++
-		}
-		d.Nodes = append(d.Nodes, row)
-	}
+	d.Nodes = nodes
 	for _, s := range sites {
 		d.Sites = append(d.Sites, siteRow{s, shareOf(nodes, s.Role), shareOf(nodes, s.Balancer)})
 	}
@@ -94,6 +83,10 @@ func (w *web) nodesPage(rw http.ResponseWriter, r *http.Request) {
 	d.Boxes = boxes(unknown)
 	if len(d.Boxes) > maxBoxes {
 		d.Boxes, d.Hidden = d.Boxes[:maxBoxes], len(d.Boxes)-maxBoxes
+	}
+	if err := w.rows.fill(&d, w.pages["nodes"], parseFilter(d.Filter)); err != nil {
+		w.fail(rw, r, err)
+		return
 	}
 	w.render(rw, r, http.StatusOK, "nodes", page{Title: "Nodes", Data: d})
 }
@@ -173,6 +166,16 @@ type nodeData struct {
 	Trouble *dsas.Event // why it failed or is lost
 	Roles   []dsas.RoleView
 	Loaders []dsas.Loader
+}
+
+// PortOf gives where one of the node's NICs hangs; nil: nobody said.
+func (d nodeData) PortOf(mac dsas.MAC) *dsas.Port {
+	for i := range d.Ports {
+		if d.Ports[i].MAC == mac {
+			return &d.Ports[i]
+		}
+	}
+	return nil
 }
 
 // nodeEvents is how many of a node's latest events its page looks at.
@@ -262,7 +265,7 @@ func (w *web) rolesPage(rw http.ResponseWriter, r *http.Request) {
 	roles, err := w.API.Roles(r.Context())
 	var nodes []dsas.NodeView
 	if err == nil {
-		nodes, err = w.API.Nodes(r.Context())
+		nodes, err = w.Nodes(r.Context())
 	}
 	if err != nil {
 		w.fail(rw, r, err)

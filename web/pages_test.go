@@ -318,3 +318,108 @@ func TestGate(t *testing.T) {
 	}
 	resp.Body.Close()
 }
+
+// TestPorts: the page says where a box hangs, as text and only where that is known.
+func TestPorts(t *testing.T) {
+	f := start(t)
+	f.logIn()
+	n := f.node("w1", "web", 1)
+	f.node("w2", "web", 2)
+	if _, err := f.store.RecordUnknown(t.Context(), dsas.Unknown{MAC: mac(0x7710), Arch: "bios"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.store.RecordUnknown(t.Context(), dsas.Unknown{MAC: mac(0x7711), Arch: "bios"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []dsas.Port{
+		{MAC: n.NICs[1].MAC, CircuitID: "ge-0/0/12", RemoteID: "sw<b>1\u202e", Relay: netip.MustParseAddr("10.77.0.254")},
+		{MAC: mac(0x7710), CircuitID: "0x00640103"},
+	} {
+		if err := f.store.RecordPort(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body := f.get("/nodes/w1")
+	f.want("node's page", body, "port ge-0/0/12 of sw&lt;b&gt;1\uFFFD, relay 10.77.0.254")
+	if got := strings.Count(body, `class="dim port"`); got != 1 {
+		t.Errorf("%d ports on the node's page; want 1, its second NIC's", got)
+	}
+	f.wantNot("the page of a node of which no port is known", f.get("/nodes/w2"), `class="dim port"`)
+	body = f.get("/")
+	f.want("unknown machines", body, "port 0x00640103")
+	if got := strings.Count(body, `class="dim port"`); got != 1 {
+		t.Errorf("%d ports on the nodes' page; want 1, of one unknown machine", got)
+	}
+}
+
+// TestLivePart: the live part is sent when something on it changed, and at no
+// other time; what it shows of a node is never what it was.
+func TestLivePart(t *testing.T) {
+	f := start(t)
+	f.logIn()
+	w1, w2 := f.node("w1", "web", 1), f.node("w2", "db", 2)
+	f.event(dsas.Event{Node: "w1", Kind: dsas.KindDHCP})
+	tag := ""
+	ask := func(path string, changed bool) string {
+		t.Helper()
+		resp, body := f.do("GET", path, nil, "Dsas-Part", "live", "If-None-Match", tag)
+		if want := map[bool]int{true: 200, false: 304}[changed]; resp.StatusCode != want || (body == "") == changed {
+			t.Errorf("GET %s = %d with %d bytes; want %d", path, resp.StatusCode, len(body), want)
+		}
+		tag = resp.Header.Get("Etag")
+		return body
+	}
+	body := ask("/", true)
+	f.want("live part", body, `id="row-w1"`, `id="row-w2"`, `<time data-at="`)
+	now := regexp.MustCompile(`data-now="\d{13}"`)
+	if !now.MatchString(body) || regexp.MustCompile(`mark[A-Z2-7]{20}`).MatchString(body) {
+		t.Errorf("the live part has no clock, or a mark is left in it:\n%s", body)
+	}
+	for range 3 {
+		ask("/", false)
+	}
+	time.Sleep(1100 * time.Millisecond) // ages go on by themselves
+	ask("/", false)
+	for _, path := range []string{"/nodes/w1", "/events"} {
+		tag = ""
+		ask(path, true)
+		ask(path, false)
+	}
+
+	tag = ""
+	ask("/", true)
+	f.event(dsas.Event{Node: "w1", Kind: dsas.KindScript, Message: "script of boot one"})
+	body = ask("/", true)
+	f.want("after an event", body, "script of boot one", `data-name="w1" data-role="web" data-phase="loader"`, `data-name="w2" data-role="db" data-phase="new"`)
+	f.event(dsas.Event{Node: "w1", Kind: dsas.KindScript, Message: "script of boot two"})
+	body = ask("/", true)
+	f.want("after another of that kind", body, "script of boot two")
+	f.wantNot("after another of that kind", body, "script of boot one")
+	change := func(name string, fn func(*dsas.Node)) {
+		t.Helper()
+		if _, err := f.store.UpdateNode(t.Context(), name, func(n *dsas.Node) error { fn(n); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("w2", func(n *dsas.Node) { n.Role = "lb" })
+	f.want("after another role", ask("/", true), `data-name="w2" data-role="lb"`)
+	change("w2", func(n *dsas.Node) { n.NICs = n.NICs[:1] })
+	body = ask("/", true)
+	f.wantNot("after a NIC was taken out", body, w2.NICs[1].MAC.String())
+	f.want("after a NIC was taken out", body, w1.NICs[1].MAC.String())
+	body = ask("/?q=w2", true) // the same rows by another filter
+	f.want("filtered", body, `data-phase="loader" data-find="w1 `, "1 of 2")
+	if n := strings.Count(body, " hidden>\n      <td class=\"tick\">"); n != 1 {
+		t.Errorf("%d rows are hidden; want 1\n%s", n, body)
+	}
+	if err := f.store.DeleteNode(t.Context(), "w1"); err != nil {
+		t.Fatal(err)
+	}
+	f.wantNot("after it was removed", ask("/", true), `id="row-w1"`)
+	f.node("w1", "rescue", 3)
+	f.want("after another got its name", ask("/", true), `data-name="w1" data-role="rescue" data-phase="new"`)
+	// A page that is no live part is always sent.
+	if resp, body := f.do("GET", "/", nil, "If-None-Match", tag); resp.StatusCode != 200 || !strings.Contains(body, "<!doctype html>") {
+		t.Errorf("GET / = %d; want the page", resp.StatusCode)
+	}
+}

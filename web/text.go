@@ -15,7 +15,8 @@ import (
 // funcs are what the templates may call.
 func (w *web) funcs() template.FuncMap {
 	return template.FuncMap{
-		"ago":   func(t time.Time) string { return ago(w.Now(), t) },
+		"ago":   w.marks.ago,
+		"clock": w.marks.clock,
 		"unix":  func(t time.Time) int64 { return t.UnixMilli() },
 		"stamp": func(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") },
 		"secs":  secs,

@@ -10,6 +10,7 @@ package web
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"embed"
 	"errors"
 	"fmt"
@@ -45,6 +46,9 @@ type API interface {
 // Deps is what the pages are made of.
 type Deps struct {
 	API API
+	// Nodes, if set, is asked instead of API.Nodes: of a page with a thousand
+	// nodes most was writing and reading their JSON.
+	Nodes func(ctx context.Context) ([]dsas.NodeView, error)
 	// Subscribe gives events as they happen; they only tell the pages that
 	// there is something new to see.
 	Subscribe func() (<-chan dsas.Event, func())
@@ -63,6 +67,8 @@ var staticFiles embed.FS
 type web struct {
 	Deps
 	pages map[string]*template.Template
+	marks marks
+	rows  rows
 }
 
 // New makes the pages' handler. Whoever serves it lets in only who is logged
@@ -71,7 +77,10 @@ func New(d Deps) (http.Handler, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	w := &web{Deps: d, pages: map[string]*template.Template{}}
+	if d.Nodes == nil {
+		d.Nodes = d.API.Nodes
+	}
+	w := &web{Deps: d, pages: map[string]*template.Template{}, marks: newMarks()}
 	for _, name := range []string{"nodes", "node", "events", "roles", "sure", "error"} {
 		t, err := template.New("layout.html").Funcs(w.funcs()).ParseFS(pageFiles, "pages/layout.html", "pages/parts.html", "pages/"+name+".html")
 		if err != nil {
@@ -132,16 +141,15 @@ func Headers(next http.Handler) http.Handler {
 type page struct {
 	Title string
 	Path  string
-	Now   time.Time // the server's clock, by which the script counts ages
-	Said  *said     // what an action did, or why not
+	Said  *said // what an action did, or why not
 	Data  any
 }
 
 // render writes a page, or only its live part where the script asks for it.
 func (w *web) render(rw http.ResponseWriter, r *http.Request, code int, name string, p page) {
-	p.Path, p.Now = r.URL.Path, w.Now()
-	block := "live"
-	if r.Header.Get("Dsas-Part") != "live" {
+	p.Path = r.URL.Path
+	block, live := "live", r.Header.Get("Dsas-Part") == "live"
+	if !live {
 		block = "layout.html"
 		p.Said = takeSaid(rw, r)
 	}
@@ -153,8 +161,17 @@ func (w *web) render(rw http.ResponseWriter, r *http.Request, code int, name str
 		http.Error(rw, "The server could not make this page; its log says why.", http.StatusInternalServerError)
 		return
 	}
+	if live && code == http.StatusOK {
+		// Ages and the clock, which the script counts on by itself, are no change.
+		tag := fmt.Sprintf(`W/"%x"`, sha256.Sum256(b.Bytes()))
+		rw.Header().Set("Etag", tag)
+		if r.Header.Get("If-None-Match") == tag {
+			rw.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
 	rw.WriteHeader(code)
-	_, _ = b.WriteTo(rw) // the reader has gone: nobody to tell
+	w.marks.write(rw, b.Bytes(), w.Now())
 }
 
 // fail answers with a page that says what is wrong.

@@ -78,7 +78,7 @@ func start(t testing.TB) *fixture {
 			Pool: dsas.Range{First: netip.MustParseAddr("10.77.200.1"), Last: netip.MustParseAddr("10.77.200.250")},
 		}},
 	})
-	pages, err := web.New(web.Deps{API: client.InProcess(apiHandler), Subscribe: s.Subscribe, Done: stop, Log: log})
+	pages, err := web.New(web.Deps{API: client.InProcess(apiHandler), Nodes: func(ctx context.Context) ([]dsas.NodeView, error) { return api.Views(ctx, s, releases{}) }, Subscribe: s.Subscribe, Done: stop, Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +20,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 
 	"dsas"
+	"dsas/initramfs/dsasconf"
 	"dsas/roles"
 	"dsas/server/boot"
 )
@@ -97,8 +101,32 @@ func loadConfig(path string) (config, error) {
 	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) { // EOF: nothing but comments
 		return c, fmt.Errorf("configuration %s: %s%s", path, lineOf(b, err), explainYAML(err))
 	}
+	if err := c.Bond.check(); err != nil {
+		return c, fmt.Errorf("configuration %s: %s%w", path, lineOf(b, err), err)
+	}
 	return c, nil
 }
+
+// check says what is wrong with what is set of a bond: before the first node
+// says so on its console, and comes up without it. An error quotes the value it
+// speaks of, by which lineOf finds it.
+func (c bondConfig) check() error {
+	if c.Name != "" && !bondNameRE.MatchString(c.Name) {
+		return fmt.Errorf("bond: name %q: use one as bond0, of at most 11 lower-case letters and digits: %w", c.Name, dsas.ErrInvalid)
+	}
+	if c.Name == "eth" || strings.HasPrefix(c.Name, "eth") && strings.Trim(c.Name[3:], "0123456789") == "" || c.Name == "lo" {
+		return fmt.Errorf("bond: name %q: that is a port's name on the nodes; use one as bond0: %w", c.Name, dsas.ErrInvalid)
+	}
+	if c.Options == "" {
+		return nil
+	}
+	if err := dsasconf.CheckBond(strings.Fields(c.Options)); err != nil {
+		return fmt.Errorf("bond: options %q: %w: %w", c.Options, err, dsas.ErrInvalid)
+	}
+	return nil
+}
+
+var bondNameRE = regexp.MustCompile(`^[a-z][a-z0-9]{0,10}$`)
 
 // explainYAML is err with its lines of the file, and a way out where the
 // library's words have none.
@@ -200,11 +228,19 @@ func (c *config) check() error {
 	if c.HTTPPort < 1 || c.HTTPPort > 65535 {
 		return fmt.Errorf("httpPort %d: use a port from 1 to 65535: %w", c.HTTPPort, dsas.ErrInvalid)
 	}
+	for _, l := range []struct{ key, value, example string }{{"listen", c.Listen, "127.0.0.1:8443"}, {"metricsListen", c.MetricsListen, "10.9.0.5:9644"}} {
+		if err := checkListen(l.value, l.example); err != nil {
+			return fmt.Errorf("%s %q: %w: %w", l.key, l.value, err, dsas.ErrInvalid)
+		}
+	}
 	if c.Heartbeat < time.Second || c.Heartbeat > time.Hour {
 		return fmt.Errorf("heartbeat %s: use 1s to 1h: %w", c.Heartbeat, dsas.ErrInvalid)
 	}
 	if c.MenuTimeout != 0 && (c.MenuTimeout < time.Second || c.MenuTimeout > time.Hour) {
 		return fmt.Errorf("menuTimeout %s: use 1s to 1h: %w", c.MenuTimeout, dsas.ErrInvalid)
+	}
+	if err := c.Bond.check(); err != nil {
+		return err
 	}
 	// Now, and not on the console of every node.
 	if err := boot.CheckArgs(append(strings.Fields(c.Cmdline), c.bondParameter())); err != nil {
@@ -222,6 +258,28 @@ func (c *config) check() error {
 		return err
 	}
 	return checkConsolePassword(c.ConsolePasswordFile)
+}
+
+// checkListen says what is wrong with where to listen; "" is nowhere.
+func checkListen(addr, example string) error {
+	if addr == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		if a, ipErr := netip.ParseAddr(strings.Trim(addr, "[]")); ipErr == nil { // the commonest slip: it is all of an address
+			_, p, _ := net.SplitHostPort(example)
+			return fmt.Errorf("the port is missing; write %s", net.JoinHostPort(a.String(), p))
+		}
+		return fmt.Errorf("write an address and a port, as %s", example)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("port %q: use a number from 1 to 65535, as %s", port, example)
+	}
+	if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
+		return fmt.Errorf("%q is no address of this machine; write one, as %s, or :%s for all", host, example, port)
+	}
+	return nil
 }
 
 // maxLease is the longest lease: an address must come back to the pool some day.

@@ -71,6 +71,10 @@ subnets:
 		{"twice", "state: /a\nstate: /b\n", "2", "state"},
 		{"no YAML", "state: [\n", "1", ""},
 		{"a tab", "bond:\n\tname: x\n", "2", ""},
+		{"a bond's mode", "state: /srv\nbond:\n  options: mode=active-standby miimon=100\n", "3", "use one of balance-rr, active-backup,"},
+		{"a bond's option", "bond:\n  name: bond0\n  options: mode=active-backup miimonn=100\n", "3", `did you mean "miimon"?`},
+		{"a bond without a monitor", "bond: {options: mode=active-backup}\n", "1", "add miimon=100"},
+		{"a bond's name", "bond:\n  name: eth0\n", "2", "use one as bond0"},
 	} {
 		path := writeFile(t, "dsas.yaml", c.text)
 		_, err := loadConfig(path)
@@ -118,7 +122,15 @@ func TestConfigCheck(t *testing.T) {
 		{"console password", func(c *config) { c.ConsolePasswordFile = plain }, "holds no crypt(5) hash"},
 		{"console password hash", func(c *config) { c.ConsolePasswordFile = hash }, ""},
 		{"cmdline with quotes", func(c *config) { c.Cmdline = `dsas.shell init="a b"` }, "kernel argument"},
-		{"bond with a command", func(c *config) { c.Bond.Options = "mode=1;reboot" }, "kernel argument"},
+		{"bond with a command", func(c *config) { c.Bond.Options = "mode=1;reboot" }, "mode=1;reboot"},
+		{"bond without its targets", func(c *config) { c.Bond.Options = "mode=1 arp_interval=500" }, "add arp_ip_target="},
+		{"monitoring without a port", func(c *config) { c.MetricsListen = "10.9.0.5" }, `metricsListen "10.9.0.5": the port is missing; write 10.9.0.5:9644`},
+		{"monitoring on IPv6 without a port", func(c *config) { c.MetricsListen = "fd00::5" }, "write [fd00::5]:9644"},
+		{"monitoring on a port alone", func(c *config) { c.MetricsListen = "9644" }, "write an address and a port, as 10.9.0.5:9644"},
+		{"monitoring on a named port", func(c *config) { c.MetricsListen = "10.9.0.5:metrics" }, `port "metrics": use a number`},
+		{"monitoring on a name", func(c *config) { c.MetricsListen = "master:9644" }, `"master" is no address`},
+		{"monitoring everywhere", func(c *config) { c.MetricsListen = ":9644" }, ""},
+		{"pages without a port", func(c *config) { c.Listen = "127.0.0.1" }, "write 127.0.0.1:8443"},
 		{"gateway elsewhere", func(c *config) {
 			c.Subnets = []subnetConfig{{Prefix: netip.MustParsePrefix("10.0.0.0/24"), Gateway: netip.MustParseAddr("10.1.0.1")}}
 		}, "gateway 10.1.0.1"},

@@ -22,7 +22,7 @@ type nodeFields struct {
 	Interface       []string `help:"Further address on a device; bond0.2 is VLAN 2. Repeat it for more." placeholder:"bond0.2=192.0.2.5/24"`
 	BMC             *string  `name:"bmc" help:"Power control." placeholder:"ipmi://USER@ADDR"`
 	BMCPasswordFile string   `name:"bmc-password-file" help:"File with the BMC's password; the default is to ask for it." placeholder:"FILE"`
-	ConfFile        string   `help:"File with lines for the end of the node's dsas.conf (- reads stdin)." placeholder:"FILE"`
+	ConfFile        string   `help:"File with lines for the end of the node's dsas.conf (- reads stdin); they are checked as the node will read them." placeholder:"FILE"`
 }
 
 const maxSecretFile = 4 << 10 // bytes

@@ -42,11 +42,11 @@ func (d *daemon) operators(ctx context.Context, figures http.Handler) ([]server.
 	}
 	apiHandler := api.New(api.Deps{
 		Store: d.store, Power: d.power, Roles: d, Releases: d.rel, Tokens: d.store, Subnets: d.subnets,
-		Explain: d.explain, SSH: d.sshInfo, Status: d.status, Done: ctx.Done(), Who: auth.Who, Log: d.log.With("part", "api"),
+		Explain: d.explain, CheckConf: d.render.checkConf, SSH: d.sshInfo, Status: d.status, Done: ctx.Done(), Who: auth.Who, Log: d.log.With("part", "api"),
 	})
 	pages, err := web.New(web.Deps{
 		// The pages use the API as any client does, without a socket between.
-		API: client.InProcess(apiHandler), Subscribe: d.store.Subscribe, Done: ctx.Done(), Log: d.log.With("part", "web"),
+		API: client.InProcess(apiHandler), Nodes: func(ctx context.Context) ([]dsas.NodeView, error) { return api.Views(ctx, d.store, d.rel) }, Subscribe: d.store.Subscribe, Done: ctx.Done(), Log: d.log.With("part", "web"),
 	})
 	if err != nil {
 		return nil, err

@@ -86,7 +86,7 @@ func (m *memoryStore) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC,
 		a = m.next
 		m.leases[mac] = a
 	}
-	return dsas.Lease{Address: a, MAC: mac, Expires: now.Add(sub.Lease)}, nil
+	return dsas.Lease{Address: a, MAC: mac, Expires: now.Add(sub.Lease), Held: ok, Proven: true}, nil
 }
 
 func (m *memoryStore) Offer(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
@@ -98,6 +98,22 @@ func (m *memoryStore) MayHave(_ context.Context, sub dsas.Subnet, mac dsas.MAC, 
 	defer m.mu.Unlock()
 	own, has := m.leases[mac]
 	return own == a || !has && sub.MayLease(a), own == a, nil
+}
+
+func (m *memoryStore) InUse(context.Context, dsas.Subnet, time.Time) (int, error) { return 0, nil }
+
+func (m *memoryStore) Standing(context.Context, dsas.Subnet, dsas.MAC, time.Time) (dsas.Standing, error) {
+	return dsas.Standing{Leased: true, Proven: true}, nil
+}
+
+func (m *memoryStore) Prove(context.Context, dsas.MAC, netip.Addr) {}
+
+func (m *memoryStore) Unproven(context.Context, dsas.Subnet, time.Time, time.Time) (dsas.Lease, error) {
+	return dsas.Lease{}, dsas.ErrNotFound
+}
+
+func (m *memoryStore) TakeBack(context.Context, dsas.Lease, dsas.MAC, string, time.Time) error {
+	return dsas.ErrNotFound
 }
 
 func (m *memoryStore) Release(context.Context, dsas.MAC, netip.Addr) error { return nil }

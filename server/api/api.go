@@ -92,6 +92,9 @@ type Deps struct {
 	// Explain tells what a MAC would be given; arch is "" or as dsas.Arch
 	// writes it.
 	Explain func(ctx context.Context, mac dsas.MAC, arch string) (any, error)
+	// CheckConf says what is wrong with a node's own dsas.conf lines, by number;
+	// nil: they are not looked at.
+	CheckConf func(n dsas.Node) error
 	// SSH tells how an operator reaches a node's sshd.
 	SSH func(ctx context.Context, n dsas.Node) (dsas.SSHInfo, error)
 	// Status is what the server says of itself; Nodes and Subnets are filled in here.

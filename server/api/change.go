@@ -130,6 +130,11 @@ func (a *api) patched(old dsas.Node, patch any, taken *addresses, roles []dsas.R
 	if err := a.checkNode(&now, roles); err != nil {
 		return now, err
 	}
+	if now.Conf != old.Conf {
+		if err := a.checkConf(&now); err != nil {
+			return now, err
+		}
+	}
 	if err := taken.conflict(&now); err != nil {
 		return now, err
 	}

@@ -14,25 +14,31 @@ import (
 )
 
 func (a *api) listNodes(r *http.Request) (answer, error) {
-	nodes, err := a.Store.Nodes(r.Context())
+	views, err := Views(r.Context(), a.Store, a.Releases)
+	return answer{body: views}, err
+}
+
+// Views gives all nodes, as GET /nodes does. rels may be nil.
+func Views(ctx context.Context, s Store, rels Releases) ([]dsas.NodeView, error) {
+	nodes, err := s.Nodes(ctx)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
-	statuses, err := a.Store.Statuses(r.Context())
+	statuses, err := s.Statuses(ctx)
 	if err != nil {
-		return answer{}, err
+		return nil, err
+	}
+	ports, err := s.Ports(ctx)
+	if err != nil {
+		return nil, err
 	}
 	views := make([]dsas.NodeView, len(nodes))
-	ports, err := a.Store.Ports(r.Context())
-	if err != nil {
-		return answer{}, err
-	}
 	for i, n := range nodes {
-		if views[i], err = a.nodeView(n, statuses[n.Name], ports); err != nil {
-			return answer{}, err
+		if views[i], err = nodeView(rels, n, statuses[n.Name], ports); err != nil {
+			return nil, err
 		}
 	}
-	return answer{body: views}, nil
+	return views, nil
 }
 
 func (a *api) showNode(r *http.Request) (answer, error) {
@@ -48,12 +54,12 @@ func (a *api) showNode(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	v, err := a.nodeView(n, status, ports)
+	v, err := nodeView(a.Releases, n, status, ports)
 	return answer{body: v}, err
 }
 
-func (a *api) nodeView(n dsas.Node, st dsas.NodeStatus, ports map[dsas.MAC]dsas.Port) (dsas.NodeView, error) {
-	rel, err := a.nodeRelease(&n, st)
+func nodeView(rels Releases, n dsas.Node, st dsas.NodeStatus, ports map[dsas.MAC]dsas.Port) (dsas.NodeView, error) {
+	rel, err := nodeRelease(rels, &n, st)
 	return dsas.NodeView{Node: withoutSecrets(n), Status: st, Ports: portsOf(n, ports), Release: rel}, err
 }
 
@@ -153,6 +159,9 @@ func (a *api) planNodes(ctx context.Context, items []any) ([]dsas.Node, error) {
 		}
 		if err == nil {
 			err = a.checkNode(&n, roles)
+		}
+		if err == nil {
+			err = a.checkConf(&n)
 		}
 		if err == nil {
 			err = taken.conflict(&n)
@@ -255,6 +264,18 @@ func (a *api) checkNode(n *dsas.Node, roles []dsas.Role) error {
 		return fmt.Errorf("node %s: bmc: needs kind (ipmi) and address (host or host:port), without spaces: %w", n.Name, dsas.ErrInvalid)
 	}
 	return a.checkAddress(n)
+}
+
+// checkConf says what is wrong with n's own dsas.conf lines. It is asked when
+// they are set: what is stored is no reason to refuse another change.
+func (a *api) checkConf(n *dsas.Node) error {
+	if n.Conf == "" || a.CheckConf == nil {
+		return nil
+	}
+	if err := a.CheckConf(*n); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
+	}
+	return nil
 }
 
 func unknownRole(role string, roles []string) error {

@@ -120,13 +120,13 @@ func (a *api) releaseViews(ctx context.Context) ([]dsas.ReleaseView, error) {
 }
 
 // nodeRelease tells what a node runs and would boot.
-func (a *api) nodeRelease(n *dsas.Node, st dsas.NodeStatus) (*dsas.NodeRelease, error) {
-	if a.Releases == nil {
+func nodeRelease(rels Releases, n *dsas.Node, st dsas.NodeStatus) (*dsas.NodeRelease, error) {
+	if rels == nil {
 		return nil, nil
 	}
 	out := &dsas.NodeRelease{}
 	if st.Image != "" {
-		running, err := a.Releases.Release(st.Image)
+		running, err := rels.Release(st.Image)
 		switch {
 		case err == nil:
 			out.Running = running.Name()
@@ -140,7 +140,7 @@ func (a *api) nodeRelease(n *dsas.Node, st dsas.NodeStatus) (*dsas.NodeRelease, 
 		out.Changes = st.Image != ""
 		return out, nil
 	}
-	next, err := a.Releases.Assigned(n, n.Role)
+	next, err := rels.Assigned(n, n.Role)
 	if err != nil || next == nil {
 		return out, err
 	}

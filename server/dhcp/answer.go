@@ -1,7 +1,6 @@
 package dhcp
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -31,12 +30,21 @@ type client struct {
 	// elsewhere: it is a node, and its address is of another subnet.
 	elsewhere bool
 	vendor    []byte // option 43 for this client's role and vendor class
+	second    bool   // a lease was looked for that can be taken back for it
 }
 
 // unanswered is an error that says which Drop* reason a packet falls under.
 type unanswered struct {
 	why string
 	error
+}
+
+// Error implements error; the reason alone is one that is no news.
+func (u unanswered) Error() string {
+	if u.error == nil {
+		return u.why
+	}
+	return u.error.Error()
 }
 
 func (u unanswered) Unwrap() error { return u.error }
@@ -159,18 +167,21 @@ func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
 			return nil, unanswered{DropNoAddress, nil} // a stranger, and nothing for strangers: another server may have
 		}
 		now := s.Now()
-		if err := s.limits.admit(c, s.sizeOf(c.subnet), false, now, now.Add(offerHold)); err != nil {
-			s.limited(ctx, c, err)
-			return nil, unanswered{DropLimit, err}
+		if err := s.admit(ctx, c, false, now); err != nil {
+			return nil, err
 		}
 		s.unknown(ctx, c, netip.Addr{})
 		lease, err := s.Store.Offer(ctx, c.subnet, c.mac, c.id, want, now)
 		if errors.Is(err, dsas.ErrNotFound) {
 			s.limits.release(c)
+			if l := s.unused(ctx, c, now); l != nil {
+				return &reply{probe: l.Address, back: l, seen: c}, nil
+			}
 			return nil, unanswered{DropNoAddress, fmt.Errorf("address for %s: %w", c.mac, err)}
 		} else if err != nil {
 			return nil, fmt.Errorf("address for %s: %w", c.mac, err)
 		}
+		s.scarce.given(c.subnet.Prefix, lease)
 		if lease.MAC != c.mac {
 			heldBy = lease.MAC
 		}
@@ -274,15 +285,17 @@ func (s *Server) lease(ctx context.Context, c *client, want netip.Addr) (dsas.Le
 	}
 	var lease dsas.Lease
 	if err == nil {
-		until := now.Add(cmp.Or(c.subnet.Lease, defaultLease))
-		if err := s.limits.admit(c, s.sizeOf(c.subnet), true, now, until); err != nil {
-			s.limited(ctx, c, err)
-			return dsas.Lease{}, unanswered{DropLimit, err}
+		if err := s.admit(ctx, c, true, now); err != nil {
+			return dsas.Lease{}, err
 		}
 		lease, err = s.Store.LeaseFor(ctx, c.subnet, c.mac, c.id, want, now)
 	}
 	if err != nil {
 		return lease, fmt.Errorf("lease %s to %s: %w", want, c.mac, err)
+	}
+	s.scarce.given(c.subnet.Prefix, lease)
+	if _, has := addrOf(c.req.ClientIPAddr); has && lease.Address == want {
+		s.renewed(ctx, c, lease)
 	}
 	return lease, nil
 }
@@ -349,6 +362,7 @@ func (s *Server) release(ctx context.Context, c *client) error {
 	}
 	if has { // else it keeps another, which counts
 		s.limits.release(c)
+		s.scarce.recount(c.subnet.Prefix)
 	}
 	return nil
 }

@@ -33,6 +33,17 @@ type Store interface {
 	// MayHave tells whether LeaseFor would give mac just addr, and whether mac
 	// was given or offered it before. It sets nothing aside.
 	MayHave(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, addr netip.Addr, now time.Time) (may, has bool, err error)
+	// InUse counts the addresses of subnet's pool that are not free.
+	InUse(ctx context.Context, subnet dsas.Subnet, now time.Time) (int, error)
+	// Standing tells what subnet's pool knows of mac.
+	Standing(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, now time.Time) (dsas.Standing, error)
+	// Prove notes that mac was found to use addr, which it has a lease of.
+	Prove(ctx context.Context, mac dsas.MAC, addr netip.Addr)
+	// Unproven gives a lease that nobody was found to use, held since then or
+	// longer: the next to be asked after. ErrNotFound: there is none.
+	Unproven(ctx context.Context, subnet dsas.Subnet, then, now time.Time) (dsas.Lease, error)
+	// TakeBack offers to mac what Unproven gave, unless it changed meanwhile.
+	TakeBack(ctx context.Context, l dsas.Lease, mac dsas.MAC, clientID string, now time.Time) error
 	// Release ends mac's lease of addr; that there is none is no error.
 	Release(ctx context.Context, mac dsas.MAC, addr netip.Addr) error
 	// Decline takes addr out of use until then.
@@ -101,6 +112,7 @@ type Server struct {
 	seen         *recent
 	known        *macs // nodes' MACs that asked already: they go first
 	limits       *admission
+	scarce       *scarcity
 	strange      window // unknown MACs recorded this second
 	strangePorts window // and where they hang
 	lines        window // logged this minute
@@ -132,7 +144,7 @@ func New(c Config) (*Server, error) {
 		c.In = func(f func() error) error { return f() }
 	}
 	s := &Server{
-		Config: c, seen: newRecent(4096), known: newMACs(1 << 16), limits: newAdmission(), count: newCounters(), ports: newRecentPorts(1 << 14),
+		Config: c, seen: newRecent(4096), known: newMACs(1 << 16), limits: newAdmission(), scarce: newScarcity(), count: newCounters(), ports: newRecentPorts(1 << 14),
 		checks: checks{busy: map[dsas.MAC]struct{}{}}, watchEvery: time.Second,
 	}
 	for i := range c.Subnets {

@@ -34,6 +34,9 @@ type reply struct {
 	// heldBy is who has a lease of it: another MAC with the same client id. A
 	// box that changed its NIC answers no more with the old one.
 	heldBy dsas.MAC
+	// back is a lease that may be taken back; then nothing is to be sent before
+	// that was tried, and msg is nil.
+	back *dsas.Lease
 	// seen is what the request tells of where the client hangs, to be recorded.
 	seen *client
 }

@@ -124,6 +124,11 @@ func (p *checks) end(mac dsas.MAC) {
 func (s *Server) probeAndSend(ctx context.Context, l *link, r *reply) {
 	defer s.checks.end(r.seen.mac)
 	c := r.seen
+	if r.back != nil {
+		if r = s.takeBack(ctx, c, r.back); r == nil {
+			return
+		}
+	}
 	for range 4 {
 		st := l.state.Load()
 		if !r.probe.IsValid() {
@@ -148,17 +153,7 @@ func (s *Server) probeAndSend(ctx context.Context, l *link, r *reply) {
 			}
 			continue
 		}
-		by := who.String()
-		if who.IsZero() {
-			by = "a box behind relay " + c.relay.agent.String() + " that answers ping"
-		}
-		s.Log.Warn("a pool address is in use by a box that did not get it from us; it is left alone for a while", "address", r.probe, "by", by, "subnet", c.subnet.Prefix)
-		s.event(ctx, dsas.Event{MAC: who, Kind: dsas.KindRefused, Message: fmt.Sprintf("pool address %s is in use by %s, which did not get it from this server", r.probe, by)})
-		work, cancel := context.WithTimeout(ctx, answerWithin)
-		err := s.Store.Decline(work, r.probe, s.Now().Add(declineTime))
-		cancel()
-		if err != nil {
-			s.notAnswered(l, c.req, err)
+		if !s.inUseByOther(ctx, c, r.probe, who) {
 			return
 		}
 		if r = s.offerAnew(ctx, l, c); r == nil {
@@ -166,6 +161,23 @@ func (s *Server) probeAndSend(ctx context.Context, l *link, r *reply) {
 		}
 	}
 	s.count.drop(DropNoAddress)
+}
+
+// inUseByOther takes addr out of use, which who has without a lease of ours.
+func (s *Server) inUseByOther(ctx context.Context, c *client, addr netip.Addr, who dsas.MAC) bool {
+	by := who.String()
+	if who.IsZero() {
+		by = "a box behind relay " + c.relay.agent.String() + " that answers ping"
+	}
+	s.Log.Warn("a pool address is in use by a box that did not get it from us; it is left alone for a while", "address", addr, "by", by, "subnet", c.subnet.Prefix)
+	s.event(ctx, dsas.Event{MAC: who, Kind: dsas.KindRefused, Message: fmt.Sprintf("pool address %s is in use by %s, which did not get it from this server", addr, by)})
+	work, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := s.Store.Decline(work, addr, s.Now().Add(declineTime)); err != nil {
+		s.notAnswered(c.link, c.req, err)
+		return false
+	}
+	return true
 }
 
 // offerAnew is discover once more, nil where nothing is to be offered.

@@ -73,6 +73,12 @@ func ipCmd(t *testing.T, args string) {
 // second wire, "other", carries no server.
 func newSegment(t *testing.T, more ...dsas.Subnet) *segment {
 	t.Helper()
+	return newSegmentOf(t, func(st *dhcptest.Store) Store { return st }, append([]dsas.Subnet{near}, more...)...)
+}
+
+// newSegmentOf is newSegment with a state and subnets of its own.
+func newSegmentOf(t *testing.T, state func(*dhcptest.Store) Store, subnets ...dsas.Subnet) *segment {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root for network namespaces")
 	}
@@ -114,7 +120,7 @@ func newSegment(t *testing.T, more ...dsas.Subnet) *segment {
 	}
 	s.log = &logBuffer{}
 	srv, err := New(Config{
-		Store: s.store, Releases: s.store, Subnets: append([]dsas.Subnet{near}, more...), Listeners: []net.PacketConn{conn}, Log: slog.New(slog.NewTextHandler(s.log, nil)),
+		Store: state(s.store), Releases: s.store, Subnets: subnets, Listeners: []net.PacketConn{conn}, Log: slog.New(slog.NewTextHandler(s.log, nil)),
 		In: func(f func() error) error { return netns.Do(s.server, f) },
 	})
 	if err != nil {

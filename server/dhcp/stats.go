@@ -34,6 +34,7 @@ const (
 	DropNoSubnet   = "no-subnet"   // from a relay of no subnet of ours
 	DropNoAddress  = "no-address"  // the pool is used up, or there is none
 	DropLimit      = "limit"       // a port or interface wants too many pool addresses
+	DropScarce     = "scarce"      // the pool is half full, and it is to ask a second time
 	DropOther      = "other"       // for another server, or of a type nobody asks a server
 	DropError      = "error"       // the state or the network failed
 	DropSuperseded = "in-progress" // the same client's question before it is still being worked on
@@ -42,7 +43,7 @@ const (
 var (
 	receivedTypes = []string{"discover", "request", "decline", "release", "inform", "other"}
 	answeredTypes = []string{"offer", "ack", "nak"}
-	dropReasons   = []string{DropMalformed, DropQueue, DropNoSubnet, DropNoAddress, DropLimit, DropOther, DropError, DropSuperseded}
+	dropReasons   = []string{DropMalformed, DropQueue, DropNoSubnet, DropNoAddress, DropLimit, DropScarce, DropOther, DropError, DropSuperseded}
 )
 
 // counters are the figures behind Stats. The maps are filled once and only

@@ -106,7 +106,11 @@ func (s *Store) allocate(ctx context.Context, subnet *dsas.Subnet, mac dsas.MAC,
 		return l.given(mine), nil
 	}
 	before := l.row()
+	fresh := bind && !(mine && l.bound)
 	p.set(l, leaseRow{mac: mac, clientID: head(clientID, 4*maxWord), expires: expires, bound: bind || mine && l.bound})
+	if fresh {
+		l.since = now
+	}
 	got := l.given(mine)
 	if !bind || l.pending == 0 && l.covered() {
 		p.mu.Unlock()
@@ -161,7 +165,7 @@ func (s *Store) MayHave(_ context.Context, subnet dsas.Subnet, mac dsas.MAC, cli
 func (l *lease) given(held bool) dsas.Lease {
 	out := l.Lease
 	out.Expires = out.Expires.Round(0).UTC()
-	out.Held = held
+	out.Held, out.Proven = held, l.proven
 	return out
 }
 

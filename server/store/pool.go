@@ -21,9 +21,10 @@ type pools struct {
 	mu       sync.Mutex
 	leases   map[netip.Addr]*lease
 	byMAC    map[dsas.MAC][]*lease
-	reserved map[netip.Addr]int // nodes' and sites' addresses, counted
-	pools    []*pool            // made when first asked of; forgotten when reserved changes
-	longest  time.Duration      // that a lease was ever given for, as it is on disk
+	byID     map[string][]*lease // by client ids that outlive a MAC (lasting)
+	reserved map[netip.Addr]int  // nodes' and sites' addresses, counted
+	pools    []*pool             // made when first asked of; forgotten when reserved changes
+	longest  time.Duration       // that a lease was ever given for, as it is on disk
 }
 
 // lease is an address that somebody had or was offered.
@@ -37,6 +38,12 @@ type lease struct {
 	pending int
 	seq     uint64
 	gone    bool // it is no longer in leases
+
+	// What is known of who has it, in memory alone. After a restart a lease is
+	// taken for proven: it may be, and ends by itself.
+	proven bool      // somebody was found to use it
+	since  time.Time // its MAC has it as a lease
+	asked  time.Time // Unproven named it last
 
 	heap *leaseHeap // that orders it; nil: none does
 	at   int        // its place there
@@ -65,13 +72,13 @@ func (l *lease) conflict() error {
 
 // load reads leases and reserved addresses.
 func (p *pools) load(ctx context.Context, q querier, now time.Time) error {
-	p.leases, p.byMAC, p.reserved = map[netip.Addr]*lease{}, map[dsas.MAC][]*lease{}, map[netip.Addr]int{}
+	p.leases, p.byMAC, p.byID, p.reserved = map[netip.Addr]*lease{}, map[dsas.MAC][]*lease{}, map[string][]*lease{}, map[netip.Addr]int{}
 	rows, err := collect(ctx, q, scanLease, `SELECT `+leaseColumns+` FROM leases`)
 	if err != nil {
 		return fmt.Errorf("read leases: %w", err)
 	}
 	for _, l := range rows {
-		l.stored = true
+		l.stored, l.proven = true, true
 		l.disk = leaseRow{l.MAC, l.ClientID, l.Expires, l.bound, l.Declined}
 		if !l.Expires.IsZero() {
 			// With now's monotonic reading, so that from here on a clock that
@@ -97,7 +104,38 @@ func (p *pools) load(ctx context.Context, q querier, now time.Time) error {
 
 func (p *pools) add(l *lease) {
 	p.leases[l.Address] = l
+	p.index(l)
+}
+
+// index has byMAC and byID find l.
+func (p *pools) index(l *lease) {
 	p.byMAC[l.MAC] = append(p.byMAC[l.MAC], l)
+	if lasting(l.ClientID) {
+		p.byID[l.ClientID] = append(p.byID[l.ClientID], l)
+	}
+}
+
+// unindex is for a lease whose MAC or client id changes, before it does.
+func (p *pools) unindex(l *lease) {
+	drop(p.byMAC, l.MAC, l)
+	if lasting(l.ClientID) {
+		drop(p.byID, l.ClientID, l)
+	}
+}
+
+func drop[K comparable](m map[K][]*lease, k K, l *lease) {
+	rest := slices.DeleteFunc(m[k], func(o *lease) bool { return o == l })
+	if len(rest) == 0 {
+		delete(m, k)
+	} else {
+		m[k] = rest
+	}
+}
+
+// lasting tells whether a client id is of the kinds that hold no MAC themselves
+// (RFC 4361; RFC 2132 section 9.14): such a one stays when a NIC is changed.
+func lasting(clientID string) bool {
+	return strings.HasPrefix(clientID, "ff") || strings.HasPrefix(clientID, "00")
 }
 
 // remove forgets the lease of an address, and gives it; nil: there is none.
@@ -107,30 +145,24 @@ func (p *pools) remove(a netip.Addr) *lease {
 		return nil
 	}
 	delete(p.leases, a)
-	p.dropMAC(l)
+	p.unindex(l)
 	l.unorder()
 	l.gone = true
 	p.pools = nil // nobody ever had it, as it were
 	return l
 }
 
-func (p *pools) dropMAC(l *lease) {
-	rest := slices.DeleteFunc(p.byMAC[l.MAC], func(o *lease) bool { return o == l })
-	if len(rest) == 0 {
-		delete(p.byMAC, l.MAC)
-	} else {
-		p.byMAC[l.MAC] = rest
-	}
-}
-
 // set changes a lease that is in leases.
 func (p *pools) set(l *lease, to leaseRow) {
 	if l.MAC != to.mac {
-		p.dropMAC(l)
-		l.MAC = to.mac
-		p.byMAC[l.MAC] = append(p.byMAC[l.MAC], l)
+		l.proven, l.since, l.asked = false, time.Time{}, time.Time{} // of who had it
 	}
-	l.ClientID, l.Expires, l.bound, l.Declined = to.clientID, to.expires, to.bound, to.declined
+	if l.MAC != to.mac || l.ClientID != to.clientID {
+		p.unindex(l)
+		l.MAC, l.ClientID = to.mac, to.clientID
+		p.index(l)
+	}
+	l.Expires, l.bound, l.Declined = to.expires, to.bound, to.declined
 	l.seq++
 	p.order(l)
 }
@@ -167,8 +199,11 @@ func (p *pools) held(a netip.Addr) *lease {
 type pool struct {
 	subnet dsas.Subnet
 	// next: every address before it was had by someone, or may not be given.
-	next           netip.Addr
-	unbound, bound leaseHeap
+	next netip.Addr
+	// Those that were had, in the order in which they are taken back: offers
+	// and what was released; leases of whom nobody saw anything but a request;
+	// leases that somebody used.
+	unbound, asked, used leaseHeap
 }
 
 // of finds or makes the pool of a subnet, which is checked once.
@@ -211,9 +246,13 @@ func (p *pools) order(l *lease) {
 }
 
 func (o *pool) order(l *lease) {
-	l.heap = &o.unbound
-	if l.bound || l.Declined {
-		l.heap = &o.bound
+	switch {
+	case l.Declined || l.bound && l.proven:
+		l.heap = &o.used
+	case l.bound:
+		l.heap = &o.asked
+	default:
+		l.heap = &o.unbound
 	}
 	heap.Push(l.heap, l)
 }
@@ -268,15 +307,11 @@ func (l *lease) free(now time.Time) bool {
 }
 
 // sameClient finds the lease of a box that changed its NIC: another MAC with the
-// same client identifier, of the kinds that hold no MAC themselves (RFC 4361;
-// RFC 2132 section 9.14).
+// same lasting client identifier.
 func (p *pools) sameClient(o *pool, clientID string) *lease {
-	if !strings.HasPrefix(clientID, "ff") && !strings.HasPrefix(clientID, "00") {
-		return nil
-	}
 	var found *lease
-	for _, l := range p.leases {
-		if l.ClientID == clientID && l.bound && !l.Declined && p.allowed(o, l.Address) && (found == nil || l.Expires.After(found.Expires)) {
+	for _, l := range p.byID[clientID] {
+		if l.bound && !l.Declined && p.allowed(o, l.Address) && (found == nil || l.Expires.After(found.Expires)) {
 			found = l
 		}
 	}
@@ -285,7 +320,8 @@ func (p *pools) sameClient(o *pool, clientID string) *lease {
 
 // search gives the lowest address of the pool that nobody ever had; when there
 // is none, one that was offered or released and not taken up; then the one
-// whose lease, or time of being declined, ended first, want before others.
+// whose lease ended first of those that nobody was seen to use; then of all
+// leases and declined addresses; want before others.
 func (p *pools) search(o *pool, want netip.Addr, now time.Time) (*lease, error) {
 	for ; o.subnet.Pool.Contains(o.next); o.next = o.next.Next() {
 		if p.leases[o.next] == nil && p.allowed(o, o.next) {
@@ -295,7 +331,7 @@ func (p *pools) search(o *pool, want netip.Addr, now time.Time) (*lease, error) 
 			return l, nil
 		}
 	}
-	for _, h := range []*leaseHeap{&o.unbound, &o.bound} {
+	for _, h := range []*leaseHeap{&o.unbound, &o.asked, &o.used} {
 		if l := p.leases[want]; l != nil && l.heap == h && !l.holds(now) && p.allowed(o, want) {
 			return l, nil
 		}

@@ -207,7 +207,7 @@
 
   // One refresh at a time, and the pause after one is four times what it took:
   // many pages and many nodes slow the pages down and not the server.
-  let busy = false, again = false, timer = null, pause = 0;
+  let busy = false, again = false, timer = null, pause = 0, tag = "";
   const soon = (ms = 100) => {
     if ($("error")) return; // there is nothing to follow
     if (busy || document.hidden) { again = true; return; }
@@ -217,9 +217,10 @@
     busy = true; again = false;
     const start = performance.now();
     try {
-      const resp = await fetch(location.pathname + location.search, { headers: { "Dsas-Part": "live" }, cache: "no-store" });
+      const resp = await fetch(location.pathname + location.search, { headers: { "Dsas-Part": "live", "If-None-Match": tag }, cache: "no-store" });
       if (resp.redirected || resp.status === 401 || resp.status === 404) { location.reload(); return; }
       if (resp.ok) {
+        tag = resp.headers.get("ETag") ?? "";
         const copy = document.createElement("template"); copy.innerHTML = await resp.text();
         morphChildren(live, copy.content); arrange();
       }

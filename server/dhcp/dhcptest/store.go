@@ -19,6 +19,7 @@ type Store struct {
 	nodes    []dsas.Node
 	leases   map[netip.Addr]dsas.Lease
 	offers   map[dsas.MAC]netip.Addr
+	proven   map[netip.Addr]dsas.MAC
 	unknown  map[dsas.MAC]dsas.Unknown
 	events   []dsas.Event
 	ports    []dsas.Port
@@ -29,7 +30,7 @@ type Store struct {
 
 // New makes a Store with nodes.
 func New(nodes ...dsas.Node) *Store {
-	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, offers: map[dsas.MAC]netip.Addr{}, unknown: map[dsas.MAC]dsas.Unknown{}, releases: map[string]*dsas.Release{}}
+	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, offers: map[dsas.MAC]netip.Addr{}, proven: map[netip.Addr]dsas.MAC{}, unknown: map[dsas.MAC]dsas.Unknown{}, releases: map[string]*dsas.Release{}}
 }
 
 // AddNode adds a node.
@@ -132,8 +133,9 @@ func (s *Store) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id st
 	l, err := s.find(sub, mac, id, want, now)
 	if err == nil {
 		l.MAC, l.ClientID, l.Expires = mac, id, now.Add(sub.Lease)
+		l.Proven = s.proven[l.Address] == mac
 		kept := l
-		kept.Held = false
+		kept.Held, kept.Proven = false, false
 		s.leases[l.Address] = kept
 	}
 	s.mu.Unlock()
@@ -149,6 +151,48 @@ func (s *Store) MayHave(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id str
 	defer s.mu.Unlock()
 	l, err := s.find(sub, mac, id, a, now)
 	return err == nil && l.Address == a, err == nil && l.Address == a && l.Held, nil
+}
+
+// InUse counts leases and declined addresses; offers hold nothing here.
+func (s *Store) InUse(_ context.Context, sub dsas.Subnet, now time.Time) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for a, l := range s.leases {
+		if sub.Pool.Contains(a) && l.Expires.After(now) {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// Standing tells what is known of a MAC.
+func (s *Store) Standing(_ context.Context, sub dsas.Subnet, mac dsas.MAC, _ time.Time) (dsas.Standing, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for a, l := range s.leases {
+		if l.MAC == mac && !l.Declined && sub.Pool.Contains(a) {
+			return dsas.Standing{Leased: true, Proven: s.proven[a] == mac, Until: l.Expires}, nil
+		}
+	}
+	return dsas.Standing{Offered: sub.Pool.Contains(s.offers[mac])}, nil
+}
+
+// Prove notes who uses an address.
+func (s *Store) Prove(_ context.Context, mac dsas.MAC, a netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.proven[a] = mac
+}
+
+// Unproven gives no lease: a real store does.
+func (s *Store) Unproven(context.Context, dsas.Subnet, time.Time, time.Time) (dsas.Lease, error) {
+	return dsas.Lease{}, fmt.Errorf("unused lease: %w", dsas.ErrNotFound)
+}
+
+// TakeBack takes nothing.
+func (s *Store) TakeBack(_ context.Context, l dsas.Lease, _ dsas.MAC, _ string, _ time.Time) error {
+	return fmt.Errorf("take back %s: %w", l.Address, dsas.ErrNotFound)
 }
 
 // Release ends a lease.
