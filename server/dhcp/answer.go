@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -18,6 +17,7 @@ import (
 
 // client is what one request says of who asks.
 type client struct {
+	slate  *slate
 	req    *dhcpv4.DHCPv4
 	mac    dsas.MAC
 	id     string       // option 61, hex; "" when none
@@ -41,21 +41,29 @@ type unanswered struct {
 
 func (u unanswered) Unwrap() error { return u.error }
 
-// answer gives the reply to req; nil for none. unicast: the packet was sent to
-// our own address, and not to everyone on the segment.
-func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4, unicast bool) (*reply, error) {
+// begin makes the client of a request that came over l.
+func (m *slate) begin(l *link, mac dsas.MAC, req *dhcpv4.DHCPv4) *client {
+	m.client = client{slate: m, req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)),
+		asks: Classify(req), link: l, relay: relayOf(req)}
+	return &m.client
+}
+
+// answer gives the reply to req, made in m; nil for none. unicast: the packet
+// was sent to our own address, and not to everyone on the segment. It waits for
+// the disk where an address is given back or declined, and else for nothing.
+func (s *Server) answer(ctx context.Context, m *slate, l *link, req *dhcpv4.DHCPv4, unicast bool) (*reply, error) {
 	mac, ok := dsas.MACFrom(req.ClientHWAddr)
 	if !ok || mac[0]&1 != 0 || req.OpCode != dhcpv4.OpcodeBootRequest {
 		return nil, unanswered{DropMalformed, errors.New("not from an Ethernet address")}
 	}
-	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), asks: Classify(req), link: l, relay: relayOf(req)}
-	if err := s.findNode(ctx, &c); err != nil {
+	c := m.begin(l, mac, req)
+	if err := s.findNode(ctx, c); err != nil {
 		return nil, err
 	}
 	if c.node == nil && s.probing() {
 		return nil, unanswered{DropOther, nil} // it asks again; by then it is known whose it is
 	}
-	if c.subnet, ok = s.subnetFor(l, &c, unicast); !ok {
+	if c.subnet, ok = s.subnetFor(l, c, unicast); !ok {
 		return nil, unanswered{DropNoSubnet, fmt.Errorf("no subnet for %s", c.relay.via(l.name))}
 	}
 	if c.node != nil {
@@ -67,15 +75,15 @@ func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4, unicas
 	}
 	switch req.MessageType() {
 	case dhcpv4.MessageTypeDiscover:
-		return s.discover(ctx, &c)
+		return s.discover(ctx, c)
 	case dhcpv4.MessageTypeRequest:
-		return s.request(ctx, &c)
+		return s.request(ctx, c)
 	case dhcpv4.MessageTypeInform:
-		return s.inform(ctx, &c)
+		return s.inform(ctx, c)
 	case dhcpv4.MessageTypeDecline:
-		return nil, s.decline(ctx, &c)
+		return nil, s.decline(ctx, c)
 	case dhcpv4.MessageTypeRelease:
-		return nil, s.release(ctx, &c)
+		return nil, s.release(ctx, c)
 	}
 	return nil, unanswered{DropOther, nil}
 }
@@ -86,7 +94,8 @@ func (s *Server) findNode(ctx context.Context, c *client) error {
 	node, err := s.Store.NodeByMAC(ctx, c.mac)
 	switch {
 	case err == nil:
-		c.node = &node
+		c.slate.node = node
+		c.node = &c.slate.node
 		s.known.add(c.mac)
 		return nil
 	case !errors.Is(err, dsas.ErrNotFound):
@@ -96,7 +105,8 @@ func (s *Server) findNode(ctx context.Context, c *client) error {
 	}
 	switch node, err = s.Store.NodeByClientID(ctx, c.id); {
 	case err == nil:
-		c.node = &node
+		c.slate.node = node
+		c.node = &c.slate.node
 		if s.news("id "+c.mac.String(), time.Hour) {
 			s.Log.Warn("a node asks from a MAC that is not on its list, known by its client id; if a NIC was changed, name the new one with: dsas node set "+node.Name+" --mac MAC", "node", node.Name, "mac", c.mac)
 		}
@@ -239,12 +249,13 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 		}
 		return c.nak(fmt.Sprintf("%s is not an address of %s", want, c.subnet.Prefix)), nil
 	}
+	var onDisk func(context.Context) error
 	if c.address.IsValid() {
 		if want != c.address {
 			return c.nak(fmt.Sprintf("%s has address %s", c.node.Name, c.address)), nil
 		}
 	} else {
-		lease, err := s.lease(ctx, c, want)
+		lease, wait, err := s.lease(ctx, c, want)
 		if err != nil {
 			return nil, err
 		}
@@ -255,6 +266,7 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 			return c.nak(fmt.Sprintf("%s is not free", want)), nil
 		}
 		s.unknown(ctx, c, want)
+		onDisk = wait
 	}
 	plan, err := s.plan(ctx, c)
 	if err != nil || plan.Action == boot.Ignore {
@@ -262,30 +274,36 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 	}
 	s.refused(ctx, c, plan)
 	s.acked(ctx, c, want, plan)
-	return c.reply(dhcpv4.MessageTypeAck, want, plan), nil
+	r := c.reply(dhcpv4.MessageTypeAck, want, plan)
+	r.onDisk = onDisk
+	return r, nil
 }
 
-// lease makes the lease of want durable. A client that may not have want gets
-// no lease, and takes nothing of the pool.
-func (s *Server) lease(ctx context.Context, c *client, want netip.Addr) (dsas.Lease, error) {
+// lease gives want to the client; onDisk waits until that is durable, nil where
+// it is already. A client that may not have want gets no lease, and takes nothing
+// of the pool.
+func (s *Server) lease(ctx context.Context, c *client, want netip.Addr) (lease dsas.Lease, onDisk func(context.Context) error, err error) {
 	now := s.Now()
 	may, _, err := s.Store.MayHave(ctx, c.subnet, c.mac, c.id, want, now)
 	if err == nil && !may {
-		return dsas.Lease{}, nil // a NAK, since want is not its own
+		return dsas.Lease{}, nil, nil // a NAK, since want is not its own
 	}
-	var lease dsas.Lease
 	if err == nil {
 		until := now.Add(cmp.Or(c.subnet.Lease, defaultLease))
 		if err := s.limits.admit(c, s.sizeOf(c.subnet), true, now, until); err != nil {
 			s.limited(ctx, c, err)
-			return dsas.Lease{}, unanswered{DropLimit, err}
+			return dsas.Lease{}, nil, unanswered{DropLimit, err}
 		}
-		lease, err = s.Store.LeaseFor(ctx, c.subnet, c.mac, c.id, want, now)
+		lease, onDisk, err = s.Store.Bind(ctx, c.subnet, c.mac, c.id, want, now)
 	}
 	if err != nil {
-		return lease, fmt.Errorf("lease %s to %s: %w", want, c.mac, err)
+		return lease, nil, leaseError(want, c.mac, err)
 	}
-	return lease, nil
+	return lease, onDisk, nil
+}
+
+func leaseError(a netip.Addr, mac dsas.MAC, err error) error {
+	return fmt.Errorf("lease %s to %s: %w", a, mac, err)
 }
 
 // inform answers DHCPINFORM: configuration for a client that has its address
@@ -366,51 +384,4 @@ func (s *Server) isServer(c *client, a netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// plan asks package boot.
-func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
-	r := c.asks
-	r.Node, r.Discovery = c.node, s.Discovery
-	if c.node != nil && !c.node.HasMAC(c.mac) && len(c.node.NICs) > 0 {
-		r.MAC = c.node.NICs[0].MAC // its boot files are under a MAC of its own
-	}
-	r.Server = boot.Server{Addr: c.subnet.Server, URL: fmt.Sprintf("http://%s", netip.AddrPortFrom(c.subnet.Server, uint16(s.HTTPPort)))}
-	if set, err := s.Images.Boot(); err == nil {
-		r.Boot = &set
-	} else if !errors.Is(err, dsas.ErrNotFound) {
-		return boot.Plan{}, fmt.Errorf("kernel and initramfs: %w", err)
-	}
-	if role := r.Role(); role != "" {
-		if m, err := s.Images.Current(role); err == nil {
-			r.Image = &m
-		} else if !errors.Is(err, dsas.ErrNotFound) {
-			return boot.Plan{}, fmt.Errorf("image of role %s: %w", role, err)
-		}
-	}
-	r.HasLoader = s.HasLoader
-	c.vendor = s.vendorOptions(r.Role(), r.VendorClass)
-	plan := boot.Decide(r)
-	if c.elsewhere && (plan.Action == boot.NBP || plan.Action == boot.Script) {
-		// Its cmdline would carry an address that does not work here.
-		plan = boot.Plan{Action: boot.Refuse, MAC: c.mac, Node: c.node, Step: r.Step, Role: plan.Role, Server: r.Server,
-			Reason: fmt.Sprintf("Node %s has address %s, which is not of subnet %s where it asks.", c.node.Name, c.node.Address, c.subnet.Prefix)}
-	}
-	return plan, nil
-}
-
-// vendorOptions gives option 43 for a role's node of that vendor class: what a
-// vendor's codes mean nobody else would know.
-func (s *Server) vendorOptions(role, class string) []byte {
-	if s.Vendor == nil || role == "" || class == "" {
-		return nil
-	}
-	for _, v := range s.Vendor(role) {
-		if strings.HasPrefix(class, v.Class) {
-			if b, err := v.Bytes(); err == nil { // checked with the role
-				return b
-			}
-		}
-	}
-	return nil
 }

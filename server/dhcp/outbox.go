@@ -1,0 +1,111 @@
+package dhcp
+
+import (
+	"net"
+	"net/netip"
+	"syscall"
+	"unsafe"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/sys/unix"
+
+	"dsas"
+)
+
+// frameRoom is more than an Ethernet frame without jumbo sizes, in bytes.
+const frameRoom = 1536
+
+// outbox sends frames, as many as there are with one system call (sendmmsg(2)).
+type outbox struct {
+	conn *Conn
+	n    int
+	buf  [batch][frameRoom]byte
+	kept [batch][]byte // frames that needed more
+	iov  [batch]unix.Iovec
+	msgs [batch]mmsghdr
+	to   unix.RawSockaddrLinklayer // the interface; where to is in the frame
+	note [batch]note
+
+	// Of the sending that is under way, as in the inbox.
+	done  int
+	errno syscall.Errno
+	give  func(fd uintptr) bool
+}
+
+// note says whose answer a frame is.
+type note struct {
+	mac dsas.MAC
+	typ dhcpv4.MessageType
+}
+
+func newOutbox() *outbox {
+	o := &outbox{}
+	for i := range o.msgs {
+		h := &o.msgs[i].hdr
+		h.Name = (*byte)(unsafe.Pointer(&o.to))
+		h.Namelen = unix.SizeofSockaddrLinklayer
+		h.Iov = &o.iov[i]
+		h.SetIovlen(1)
+	}
+	o.give = func(fd uintptr) bool {
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&o.msgs[o.done])), uintptr(o.n-o.done), unix.MSG_DONTWAIT, 0, 0)
+		o.errno = errno
+		if errno == 0 {
+			o.done += int(n)
+		}
+		return errno != unix.EAGAIN
+	}
+	return o
+}
+
+// through says which interface the next frames go out on; none may be waiting.
+func (o *outbox) through(c *Conn) {
+	if o.conn == c {
+		return
+	}
+	o.conn = c
+	o.to = unix.RawSockaddrLinklayer{Family: unix.AF_PACKET, Protocol: htons(unix.ETH_P_IP), Ifindex: int32(c.iface.Index), Halen: 6}
+}
+
+// full tells whether it must be flushed before more is put in.
+func (o *outbox) full() bool { return o.n == batch }
+
+// put adds m in a frame to a MAC.
+func (o *outbox) put(m *dhcpv4.DHCPv4, hw net.HardwareAddr, src, dst netip.AddrPort, who note) {
+	f := appendMessage(o.buf[o.n][:headLen], m)
+	address(f, o.conn.iface.HardwareAddr, hw, src, dst)
+	o.kept[o.n] = f // it is not of buf where it was too long for that
+	o.iov[o.n].Base = &f[0]
+	o.iov[o.n].SetLen(len(f))
+	o.note[o.n] = who
+	o.n++
+}
+
+// flush sends all; sent is told what became of each frame.
+func (o *outbox) flush(sent func(note, error)) {
+	for o.done = 0; o.done < o.n; {
+		from := o.done
+		err := o.conn.out.Write(o.give)
+		for _, who := range o.note[from:o.done] {
+			sent(who, nil)
+		}
+		switch {
+		case err != nil: // closed
+			for _, who := range o.note[o.done:o.n] {
+				sent(who, err)
+			}
+			o.done = o.n
+		case o.errno == unix.EINTR:
+		case o.errno != 0: // of the first that did not go
+			sent(o.note[o.done], o.errno)
+			o.done++
+		}
+	}
+	o.n, o.done = 0, 0
+}
+
+// htons puts a number into the network's order (byteorder(3)).
+func htons(v uint16) uint16 {
+	b := [2]byte{byte(v >> 8), byte(v)}
+	return *(*uint16)(unsafe.Pointer(&b))
+}
