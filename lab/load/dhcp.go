@@ -114,18 +114,10 @@ func (d *DHCP) Exchange(ctx context.Context, a Ask, to dsas.MAC, want byte) (Ans
 	if a.XID == 0 {
 		a.XID = rand.Uint32() | 1
 	}
-	src, dst := anyIP, broadcastIP
 	if to.IsZero() {
 		to = broadcastMAC
-	} else {
-		// RENEWING: the server is addressed, and not named (RFC 2131 table 5).
-		dst, a.Server = a.Server, netip.Addr{}
 	}
-	if a.Have.Is4() {
-		src = a.Have
-	}
-	frame := a.Append(make([]byte, ethLen+ipLen+udpLen, 640))
-	frameTo(frame, to, a.MAC, src, dst)
+	frame := a.frame(nil, to)
 
 	w := waiting{a.MAC, make(chan Answer, 4)}
 	d.mu.Lock()

@@ -87,6 +87,15 @@ func toClients() ([]unix.SockFilter, error) {
 
 func (w *wire) close() error { return w.file.Close() }
 
+// fd gives the socket's number, good until close.
+func (w *wire) fd() (fd int, err error) {
+	rc, err := w.file.SyscallConn()
+	if err == nil {
+		err = rc.Control(func(n uintptr) { fd = int(n) })
+	}
+	return fd, err
+}
+
 // frameTo writes Ethernet II, IPv4 and UDP around a DHCP message that begins at
 // ethLen+ipLen+udpLen of b.
 func frameTo(b []byte, to, from dsas.MAC, src, dst netip.Addr) {
