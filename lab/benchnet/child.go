@@ -23,6 +23,8 @@ func runChild(ctx context.Context, name, profile string, args []string) error {
 	switch {
 	case name == "dhcp" && len(args) == 1:
 		return memoryDHCPServer(ctx, args[0])
+	case name == "dhcp-floor" && len(args) == 0:
+		return floorChild(ctx)
 	case name == "tftp" && len(args) == 1:
 		return tftpChild(ctx, args[0], profile)
 	case name == "http" && len(args) == 1:

@@ -51,11 +51,11 @@ func measureDHCP(ctx context.Context, b *bench) error {
 	defer a.close()
 	nodes := b.scaled(dhcpNodes, 800)
 	dsas, memory := b.ourDHCP(nodes), b.memoryDHCP(nodes)
-	dnsmasq, kea := dnsmasqDHCP(nodes), keaDHCP(nodes)
-	all := []dhcpServer{dsas, memory, dnsmasq, kea}
+	dnsmasq, kea, floor := dnsmasqDHCP(nodes), keaDHCP(nodes), floorDHCP()
+	all := []dhcpServer{dsas, memory, dnsmasq, kea, floor}
 
 	burst := func(name, goal string, met func(row) (bool, error)) work {
-		return b.dhcpWork(a, name, "ms", true, []dhcpServer{dsas, dnsmasq, kea}, goal, met,
+		return b.dhcpWork(a, name, "ms", true, []dhcpServer{dsas, memory, dnsmasq, kea, floor}, goal, met,
 			func(ctx context.Context, c *load.Crowd) (dhcpResult, error) { return dhcpBurst(ctx, c, burstNodes) })
 	}
 	rate := func(name, goal string, n int, list []dhcpServer, met func(row) (bool, error), talk func(n int) load.Talk) work {

@@ -136,7 +136,8 @@ func (p Plan) dhcp(r Request, why string) Plan {
 	if n.http {
 		by = "HTTP"
 	}
-	return p.nbp(r, n, fmt.Sprintf("%s firmware of %s gets %s by %s%s, on its way to role %s.", arch, p.who(), n.file, by, n.note, p.Role))
+	// Joined and not formatted: it is said for every packet of a storm.
+	return p.nbp(r, n, arch.String()+" firmware of "+p.who()+" gets "+n.file+" by "+by+n.note+", on its way to role "+p.Role+".")
 }
 
 // ipxe answers an iPXE: the one we sent, or one that lives in a ROM.
@@ -180,7 +181,7 @@ func (p Plan) ipxe(r Request, why string) Plan {
 	if why != "" {
 		return p.end(Script, why+" The script shows this and asks again.")
 	}
-	return p.end(Script, fmt.Sprintf("iPXE on %s gets the URL of its script, for role %s.", p.who(), p.Role))
+	return p.end(Script, "iPXE on "+p.who()+" gets the URL of its script, for role "+p.Role+".")
 }
 
 func (p Plan) nbp(r Request, n nbp, reason string) Plan {

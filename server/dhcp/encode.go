@@ -22,7 +22,7 @@ const (
 // worth ten allocations.
 func appendMessage(b []byte, m *dhcpv4.DHCPv4) []byte {
 	at := len(b)
-	b = slices.Grow(b, messageLen(m)+1)[:at+fixed] // and padBootFile's byte
+	b = slices.Grow(b, 2*bootpLen)[:at+fixed] // what most need
 	h := b[at:]
 	clear(h)
 	h[0], h[1], h[2], h[3] = byte(m.OpCode), byte(m.HWType), byte(len(m.ClientHWAddr)), m.HopCount
@@ -37,21 +37,24 @@ func appendMessage(b []byte, m *dhcpv4.DHCPv4) []byte {
 	copy(h[fileAt:fileAt+127], m.BootFileName)
 	binary.BigEndian.PutUint32(h[fixed-4:], magicCookie)
 
-	var room [64]uint8
-	codes := room[:0]
-	for code := range m.Options {
+	// In the order of their codes, option 82 last (RFC 3046 section 2.1). The map
+	// is gone through once: a key is a place in the order, and in values.
+	const most = 48 // as many as there ever were
+	keys, values := make([]uint32, 0, most), make([][]byte, 0, most)
+	for code, v := range m.Options {
+		place := uint32(code)
 		switch code {
-		case dhcpv4.OptionRelayAgentInformation.Code(), dhcpv4.OptionPad.Code(), dhcpv4.OptionEnd.Code():
-		default:
-			codes = append(codes, code)
+		case dhcpv4.OptionPad.Code(), dhcpv4.OptionEnd.Code():
+			continue
+		case dhcpv4.OptionRelayAgentInformation.Code():
+			place = 255
 		}
+		keys = append(keys, place<<16|uint32(code)<<8|uint32(len(values)))
+		values = append(values, v)
 	}
-	slices.Sort(codes)
-	if m.Options.Has(dhcpv4.OptionRelayAgentInformation) {
-		codes = append(codes, dhcpv4.OptionRelayAgentInformation.Code()) // last (RFC 3046 section 2.1)
-	}
-	for _, code := range codes {
-		v := m.Options[code]
+	slices.Sort(keys)
+	for _, k := range keys {
+		code, v := byte(k>>8), values[byte(k)]
 		for first := true; first || len(v) > 0; first = false { // in parts where it is long (RFC 3396)
 			n := min(len(v), maxPart)
 			b = append(append(b, code, byte(n)), v[:n]...)

@@ -70,7 +70,7 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 		m.ClientIPAddr = c.req.ClientIPAddr // INFORM
 	}
 	network(m, c.req, sub)
-	if c.node != nil && !c.elsewhere && wants(c.req, dhcpv4.OptionHostName) {
+	if c.node != nil && !c.elsewhere && wanted(c.req).has(dhcpv4.OptionHostName) {
 		set(dhcpv4.OptionHostName, []byte(c.node.Name))
 	}
 	if p.BootFile != "" {

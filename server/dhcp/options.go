@@ -49,8 +49,9 @@ func fit(m *dhcpv4.DHCPv4, limit int) (dropped []uint8) {
 // client asks for. The mask and the router come unasked: there are boot ROMs
 // that do not ask and need them.
 func network(m, req *dhcpv4.DHCPv4, sub *dsas.Subnet) {
+	asked := wanted(req)
 	set := func(code dhcpv4.OptionCode, v []byte) {
-		if len(v) > 0 && wants(req, code) {
+		if len(v) > 0 && asked.has(code) {
 			m.Options[code.Code()] = v
 		}
 	}

@@ -67,10 +67,7 @@ func (o *outbox) through(c *Conn) {
 	o.to = unix.RawSockaddrLinklayer{Family: unix.AF_PACKET, Protocol: htons(unix.ETH_P_IP), Ifindex: int32(c.iface.Index), Halen: 6}
 }
 
-// full tells whether it must be flushed before more is put in.
-func (o *outbox) full() bool { return o.n == batch }
-
-// put adds m in a frame to a MAC.
+// put adds m in a frame to a MAC; there is room for batch of them.
 func (o *outbox) put(m *dhcpv4.DHCPv4, hw net.HardwareAddr, src, dst netip.AddrPort, who note) {
 	f := appendMessage(o.buf[o.n][:headLen], m)
 	address(f, o.conn.iface.HardwareAddr, hw, src, dst)

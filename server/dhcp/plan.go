@@ -18,7 +18,7 @@ func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 	if c.node != nil && !c.node.HasMAC(c.mac) && len(c.node.NICs) > 0 {
 		r.MAC = c.node.NICs[0].MAC // its boot files are under a MAC of its own
 	}
-	r.Server = boot.Server{Addr: c.subnet.Server, URL: fmt.Sprintf("http://%s", netip.AddrPortFrom(c.subnet.Server, uint16(s.HTTPPort)))}
+	r.Server = boot.Server{Addr: c.subnet.Server, URL: "http://" + netip.AddrPortFrom(c.subnet.Server, uint16(s.HTTPPort)).String()}
 	if set, err := s.Images.Boot(); err == nil {
 		r.Boot = &set
 	} else if !errors.Is(err, dsas.ErrNotFound) {

@@ -209,11 +209,16 @@ func Classify(req *dhcpv4.DHCPv4) boot.Request {
 // optionEtherboot is iPXE's own option (IANA: "Etherboot", tentative).
 const optionEtherboot = dhcpv4.GenericOptionCode(175)
 
-// wants tells whether the client asks for an option (option 55). One that
-// lists nothing gets everything.
-func wants(req *dhcpv4.DHCPv4, code dhcpv4.OptionCode) bool {
-	list := req.Options.Get(dhcpv4.OptionParameterRequestList)
-	return len(list) == 0 || bytes.IndexByte(list, code.Code()) >= 0
+// parameters is option 55: what the client asks for. One that lists nothing gets
+// everything.
+type parameters []byte
+
+func wanted(req *dhcpv4.DHCPv4) parameters {
+	return req.Options.Get(dhcpv4.OptionParameterRequestList)
+}
+
+func (p parameters) has(code dhcpv4.OptionCode) bool {
+	return len(p) == 0 || bytes.IndexByte(p, code.Code()) >= 0
 }
 
 // room is how many bytes an answer may have: option 57 counts the whole IP
