@@ -59,7 +59,7 @@ type talk struct {
 
 // OpenCrowd is as OpenDHCP.
 func OpenCrowd(name string) (*Crowd, error) {
-	w, err := openWire(name)
+	w, err := openWire(name, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dsas"
 )
 
@@ -51,7 +53,7 @@ type waiting struct {
 // OpenDHCP opens the named interface in the thread's network namespace (see
 // netns.Do); the DHCP may then be used from anywhere. It wants CAP_NET_RAW.
 func OpenDHCP(name string) (*DHCP, error) {
-	w, err := openWire(name)
+	w, err := openWire(name, unix.SOCK_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
 
-	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,9 +34,9 @@ const priority = 6
 // that has no address yet and so cannot be reached through IP.
 type Conn struct {
 	*net.UDPConn
-	raw   *packet.Conn
+	raw   *os.File        // the packet socket
 	in    syscall.RawConn // of the UDP socket
-	out   syscall.RawConn // of the packet socket
+	out   syscall.RawConn // of raw
 	arp   *arp            // nil on port 4011
 	port  int             // 67 or 4011
 	iface net.Interface
@@ -61,8 +61,7 @@ func listen(name string, port int) (*Conn, error) {
 		return nil, fmt.Errorf("listen for DHCP on %s, port %d (another DHCP server on this machine?): %w", name, port, err)
 	}
 	c.UDPConn = pc.(*net.UDPConn)
-	// Protocol 0: the packet socket sends only.
-	if c.raw, err = packet.Listen(ifi, packet.Raw, 0, nil); err != nil {
+	if c.raw, err = openSender(ifi); err != nil {
 		pc.Close()
 		return nil, fmt.Errorf("open packet socket on %s (CAP_NET_RAW is needed): %w", name, err)
 	}
@@ -74,7 +73,6 @@ func listen(name string, port int) (*Conn, error) {
 		c.raw.Close()
 		return nil, fmt.Errorf("listen for DHCP on %s: %w", name, err)
 	}
-	c.out.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, priority) }) //nolint:errcheck // it only helps
 	if port != ServerPort {
 		return c, nil // gives no addresses, checks none
 	}
@@ -160,15 +158,4 @@ func (c *Conn) Close() error {
 		c.arp.conn.Close()
 	}
 	return c.UDPConn.Close()
-}
-
-// SendFrame sends a UDP datagram in an Ethernet frame made by hand, to a box
-// that cannot answer ARP yet. src is our address, which the kernel would
-// otherwise choose.
-func (c *Conn) SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) error {
-	_, err := c.raw.WriteTo(frame(c.iface.HardwareAddr, to, src, dst, payload), &packet.Addr{HardwareAddr: to})
-	if err != nil {
-		return fmt.Errorf("send frame on %s: %w", c.iface.Name, err)
-	}
-	return nil
 }

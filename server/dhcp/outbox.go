@@ -1,8 +1,11 @@
 package dhcp
 
 import (
+	"cmp"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"unsafe"
 
@@ -11,6 +14,38 @@ import (
 
 	"dsas"
 )
+
+// openSender opens a packet socket that frames are sent on to ifi; nothing is
+// received. It blocks, and so is not in the runtime's poller, whose thread would
+// be woken by every frame that has left (EPOLLOUT).
+func openSender(ifi *net.Interface) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: ifi.Index}); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("bind", err)
+	}
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, priority) //nolint:errcheck // it only helps
+	return os.NewFile(uintptr(fd), "packet socket "+ifi.Name), nil
+}
+
+// SendFrame sends a UDP datagram in an Ethernet frame made by hand, to a box
+// that cannot answer ARP yet. src is our address, which the kernel would
+// otherwise choose.
+func (c *Conn) SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) error {
+	f, ll := frame(c.iface.HardwareAddr, to, src, dst, payload), &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_IP), Ifindex: c.iface.Index}
+	var sent error
+	err := c.out.Write(func(fd uintptr) bool {
+		sent = unix.Sendto(int(fd), f, 0, ll)
+		return true
+	})
+	if err = cmp.Or(err, sent); err != nil {
+		return fmt.Errorf("send frame on %s: %w", c.iface.Name, err)
+	}
+	return nil
+}
 
 // frameRoom is more than an Ethernet frame without jumbo sizes, in bytes.
 const frameRoom = 1536
@@ -48,12 +83,12 @@ func newOutbox() *outbox {
 		h.SetIovlen(1)
 	}
 	o.give = func(fd uintptr) bool {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&o.msgs[o.done])), uintptr(o.n-o.done), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&o.msgs[o.done])), uintptr(o.n-o.done), 0, 0, 0)
 		o.errno = errno
 		if errno == 0 {
 			o.done += int(n)
 		}
-		return errno != unix.EAGAIN
+		return true
 	}
 	return o
 }

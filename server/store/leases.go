@@ -182,7 +182,7 @@ func (s *Store) noteLongest(d time.Duration) error {
 	if d <= s.pools.longest {
 		return nil
 	}
-	return s.queue.add(&job{urgency: durable, plain: true,
+	return s.queue.add(&job{urgency: durable, plain: true, aside: true,
 		fn: func(ctx context.Context, tx *txn) error {
 			_, err := tx.ExecContext(ctx, `INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE
 				SET value = CAST(max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER)) AS TEXT)`,
@@ -212,7 +212,7 @@ func (s *Store) save(l *lease, ahead time.Duration, before leaseRow) (*job, erro
 		row.expires = row.expires.Add(ahead)
 	}
 	seq, written := l.seq, false
-	j := &job{urgency: durable, plain: true, done: make(chan error, 1)}
+	j := &job{urgency: durable, plain: true, aside: true, done: make(chan error, 1)}
 	j.fn = func(ctx context.Context, tx *txn) error {
 		s.pools.mu.Lock()
 		gone := l.gone
