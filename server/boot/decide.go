@@ -51,6 +51,9 @@ func Decide(r Request) Plan {
 		return p.end(AddressOnly, "An operating system asks (no PXE vendor class, option 60), not boot firmware: an address is all it wants.")
 	}
 	why := p.content(r)
+	if why == "" && r.Step != StepDHCP { // a boot file comes first
+		p.parts(r)
+	}
 	switch r.Step {
 	case StepScript:
 		p.Loader = "ipxe"
@@ -71,7 +74,7 @@ func Decide(r Request) Plan {
 	return p.end(Ignore, fmt.Sprintf("Nobody asks at step %q.", r.Step))
 }
 
-// content fills in kernel and initramfs, or says why there are none.
+// content fills in the image, or says why there is none to boot.
 func (p *Plan) content(r Request) string {
 	switch {
 	case r.Node == nil && !r.Discovery:
@@ -92,6 +95,12 @@ func (p *Plan) content(r Request) string {
 			return "The kernel and initramfs on record are damaged (a digest is not one); build them anew with: dsas image build " + p.Role
 		}
 	}
+	p.Image = &r.Image.Digest
+	return ""
+}
+
+// parts fills in where kernel and initramfs are.
+func (p *Plan) parts(r Request) {
 	p.Kernel = blobURL(r.Server.URL, r.Boot.Kernel.Digest)
 	// Firmware first: early microcode is only found in the first cpio
 	// (kernel: Documentation/arch/x86/microcode.rst); for /lib/firmware the
@@ -100,8 +109,6 @@ func (p *Plan) content(r Request) string {
 		p.Initrds = append(p.Initrds, Initrd{"firmware", blobURL(r.Server.URL, r.Boot.Firmware.Digest)})
 	}
 	p.Initrds = append(p.Initrds, Initrd{"initramfs", blobURL(r.Server.URL, r.Boot.Initramfs.Digest)})
-	p.Image = &r.Image.Digest
-	return ""
 }
 
 func blobURL(server string, d dsas.Digest) string {

@@ -73,7 +73,7 @@ func (s *Server) answer(ctx context.Context, m *slate, l *link, req *dhcpv4.DHCP
 			c.elsewhere = true
 		}
 	}
-	switch req.MessageType() {
+	switch typeOf(req) {
 	case dhcpv4.MessageTypeDiscover:
 		return s.discover(ctx, c)
 	case dhcpv4.MessageTypeRequest:
@@ -163,7 +163,7 @@ func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
 	addr, probe := c.address, netip.Addr{}
 	var heldBy dsas.MAC
 	if !addr.IsValid() {
-		want, _ := addrOf(c.req.RequestedIPAddress())
+		want, _ := addrIn(c.req, dhcpv4.OptionRequestedIPAddress)
 		if !c.subnet.Pool.First.IsValid() {
 			s.unknown(ctx, c, netip.Addr{})
 			return nil, unanswered{DropNoAddress, nil} // a stranger, and nothing for strangers: another server may have
@@ -219,8 +219,8 @@ func (s *Server) limited(ctx context.Context, c *client, err error) {
 // request answers DHCPREQUEST in the client's four states (RFC 2131 section
 // 4.3.2), told apart by option 54, option 50 and ciaddr.
 func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
-	server, selecting := addrOf(c.req.ServerIdentifier())
-	want, wanted := addrOf(c.req.RequestedIPAddress())
+	server, selecting := addrIn(c.req, dhcpv4.OptionServerIdentifier)
+	want, wanted := addrIn(c.req, dhcpv4.OptionRequestedIPAddress)
 	if have, ok := addrOf(c.req.ClientIPAddr); ok {
 		// RENEWING or REBINDING; some clients repeat the address in option 50.
 		want, wanted = have, true
@@ -322,8 +322,8 @@ func (s *Server) inform(ctx context.Context, c *client) (*reply, error) {
 // decline takes an address out of use that its client found in use by someone
 // else. Only the address the client was given counts: anyone may send this.
 func (s *Server) decline(ctx context.Context, c *client) error {
-	addr, ok := addrOf(c.req.RequestedIPAddress())
-	if server, ok := addrOf(c.req.ServerIdentifier()); ok && !s.isServer(c, server) {
+	addr, ok := addrIn(c.req, dhcpv4.OptionRequestedIPAddress)
+	if server, ok := addrIn(c.req, dhcpv4.OptionServerIdentifier); ok && !s.isServer(c, server) {
 		return nil
 	}
 	if !ok {

@@ -48,7 +48,11 @@ type slate struct {
 	req, msg dhcpv4.DHCPv4
 	client   client
 	node     dsas.Node
+	boot     dsas.BootSet
+	image    dsas.Manifest
 	reply    reply
+	urlAt    netip.AddrPort // url is of
+	url      string
 }
 
 // reply writes an OFFER or ACK. The boot options are sent whether or not

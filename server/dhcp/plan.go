@@ -18,15 +18,16 @@ func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 	if c.node != nil && !c.node.HasMAC(c.mac) && len(c.node.NICs) > 0 {
 		r.MAC = c.node.NICs[0].MAC // its boot files are under a MAC of its own
 	}
-	r.Server = boot.Server{Addr: c.subnet.Server, URL: "http://" + netip.AddrPortFrom(c.subnet.Server, uint16(s.HTTPPort)).String()}
-	if set, err := s.Images.Boot(); err == nil {
-		r.Boot = &set
+	r.Server = boot.Server{Addr: c.subnet.Server, URL: c.slate.urlOf(netip.AddrPortFrom(c.subnet.Server, uint16(s.HTTPPort)))}
+	var err error
+	if c.slate.boot, err = s.Images.Boot(); err == nil {
+		r.Boot = &c.slate.boot
 	} else if !errors.Is(err, dsas.ErrNotFound) {
 		return boot.Plan{}, fmt.Errorf("kernel and initramfs: %w", err)
 	}
 	if role := r.Role(); role != "" {
-		if m, err := s.Images.Current(role); err == nil {
-			r.Image = &m
+		if c.slate.image, err = s.Images.Current(role); err == nil {
+			r.Image = &c.slate.image
 		} else if !errors.Is(err, dsas.ErrNotFound) {
 			return boot.Plan{}, fmt.Errorf("image of role %s: %w", role, err)
 		}
@@ -40,6 +41,14 @@ func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
 			Reason: fmt.Sprintf("Node %s has address %s, which is not of subnet %s where it asks.", c.node.Name, c.node.Address, c.subnet.Prefix)}
 	}
 	return plan, nil
+}
+
+// urlOf gives the boot listener's URL: the last one again, most often.
+func (m *slate) urlOf(a netip.AddrPort) string {
+	if m.urlAt != a {
+		m.urlAt, m.url = a, "http://"+a.String()
+	}
+	return m.url
 }
 
 // vendorOptions gives option 43 for a role's node of that vendor class: what a

@@ -114,6 +114,23 @@ func untilNUL(b []byte) string {
 	return string(b)
 }
 
+// typeOf gives option 53, MessageTypeNone where there is none.
+func typeOf(m *dhcpv4.DHCPv4) dhcpv4.MessageType {
+	if v := m.Options[dhcpv4.OptionDHCPMessageType.Code()]; len(v) == 1 {
+		return dhcpv4.MessageType(v[0])
+	}
+	return dhcpv4.MessageTypeNone
+}
+
+// addrIn gives the address that an option holds; ok is false where it holds none.
+func addrIn(m *dhcpv4.DHCPv4, code dhcpv4.OptionCode) (a netip.Addr, ok bool) {
+	v := m.Options[code.Code()]
+	if len(v) != 4 {
+		return a, false
+	}
+	return addrOf(v)
+}
+
 // Sub-options of option 82.
 const (
 	subCircuitID  = dhcpv4.GenericOptionCode(1)  // RFC 3046

@@ -84,7 +84,7 @@ func (s *Server) notAnswered(l *link, req *dhcpv4.DHCPv4, err error) {
 		key = err.Error() // names the port
 	}
 	if s.news(key, time.Minute) {
-		s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr.String(), "type", req.MessageType(), "interface", l.name, "reason", why, "err", err)
+		s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr.String(), "type", typeOf(req), "interface", l.name, "reason", why, "err", err)
 	}
 }
 
@@ -118,14 +118,14 @@ func (s *Server) sendReply(ctx context.Context, l *link, rep *reply) {
 // send sends rep by itself.
 func (s *Server) send(ctx context.Context, l *link, rep *reply) {
 	mac, _ := dsas.MACFrom(rep.msg.ClientHWAddr)
-	s.sent(l, note{mac, rep.msg.MessageType()}, l.send(rep))
+	s.sent(l, note{mac, typeOf(rep.msg)}, l.send(rep))
 	s.debug(ctx, rep)
 }
 
 // debug tells of every answer, where that is wanted.
 func (s *Server) debug(ctx context.Context, rep *reply) {
 	if s.Log.Enabled(ctx, slog.LevelDebug) {
-		s.Log.Debug("DHCP", "mac", rep.msg.ClientHWAddr.String(), "xid", rep.msg.TransactionID, "answer", rep.msg.MessageType(),
+		s.Log.Debug("DHCP", "mac", rep.msg.ClientHWAddr.String(), "xid", rep.msg.TransactionID, "answer", typeOf(rep.msg),
 			"address", rep.msg.YourIPAddr, "file", rep.msg.BootFileName, "to", rep.to)
 	}
 }

@@ -127,7 +127,7 @@ func (d *desk) packet(ctx context.Context, p *received, known bool) {
 	if !s.read(d.l, d.slate, p) {
 		return
 	}
-	if t := d.slate.req.MessageType(); t == dhcpv4.MessageTypeDecline || t == dhcpv4.MessageTypeRelease {
+	if t := typeOf(&d.slate.req); t == dhcpv4.MessageTypeDecline || t == dhcpv4.MessageTypeRelease {
 		d.leave(ctx, p, known)
 		return
 	}
@@ -158,7 +158,7 @@ func (d *desk) send(ctx context.Context, rep *reply, mac dsas.MAC, known bool) {
 	if st := d.l.state.Load(); hw == nil || st.raw != d.out.conn || st.raw == nil {
 		d.s.send(ctx, d.l, rep)
 	} else {
-		d.out.put(rep.msg, hw, rep.source(), rep.to, note{mac, rep.msg.MessageType()})
+		d.out.put(rep.msg, hw, rep.source(), rep.to, note{mac, typeOf(rep.msg)})
 		d.s.debug(ctx, rep)
 		if d.out.n >= sendAt {
 			d.flush()
