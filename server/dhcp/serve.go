@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -38,6 +39,14 @@ type desk struct {
 	slate   *slate
 	backlog []received // in memory of their own
 	clerks  *clerks
+	// promised are answers that wait for the disk, of this batch: it is begun when
+	// all of them are known, so that they get there together.
+	promised []promise
+}
+
+type promise struct {
+	rep   *reply
+	known bool
 }
 
 // serve answers the packets of a link until ctx ends.
@@ -75,6 +84,7 @@ func (s *Server) serve(ctx context.Context, l *link) error {
 		}
 		d.work(ctx, list)
 		d.flush()
+		d.settle(ctx)
 	}
 }
 
@@ -120,6 +130,9 @@ func (d *desk) packet(ctx context.Context, p *received, known bool) {
 	if s.tap != nil {
 		s.tap(p.data)
 	}
+	if d.isPromised(mac) {
+		d.settle(ctx)
+	}
 	if d.clerks.busy(mac) {
 		d.leave(ctx, p, known) // behind what the box asked before
 		return
@@ -143,10 +156,15 @@ func (d *desk) packet(ctx context.Context, p *received, known bool) {
 		go s.probeAndSend(ctx, d.l, rep)
 	case rep.onDisk != nil:
 		d.keep(p)
-		d.hand(mac, known, func() { s.sendOnceOnDisk(ctx, d.l, rep) })
+		d.promised = append(d.promised, promise{rep, known})
 	default:
 		d.send(ctx, rep, mac, known)
 	}
+}
+
+// isPromised tells whether an answer to mac waits for the end of the batch.
+func (d *desk) isPromised(mac dsas.MAC) bool {
+	return slices.ContainsFunc(d.promised, func(p promise) bool { return p.rep.seen.mac == mac })
 }
 
 // send has rep go out with the next answers.
@@ -179,6 +197,20 @@ func (d *desk) keep(p *received) {
 	if len(d.backlog) == 0 || &d.backlog[0] != p {
 		d.in.renew(p.slot)
 	}
+}
+
+// settle has clerks wait for what was promised.
+func (d *desk) settle(ctx context.Context) {
+	for _, p := range d.promised {
+		if !d.clerks.hand(p.rep.seen.mac, p.known, func() { d.s.sendOnceOnDisk(ctx, d.l, p.rep) }) {
+			d.dropped()
+			gone, cancel := context.WithCancel(ctx)
+			cancel()
+			p.rep.onDisk(gone) //nolint:errcheck // nobody waits: it is taken back
+		}
+	}
+	clear(d.promised)
+	d.promised = d.promised[:0]
 }
 
 // leave has a clerk answer p from the start.

@@ -60,6 +60,8 @@ type job struct {
 	// plain: fn is one or two statements that fail only where the whole
 	// database does, and needs no savepoint.
 	plain bool
+	// calm: it may wait in the queue until the first that waits for it hurries.
+	calm bool
 	// aside: fn touches nothing that a progress is made of, but through applyEvent.
 	aside bool
 	// panicked is what fn panicked with; its caller gets it.

@@ -69,7 +69,7 @@ func (s *Store) Bind(_ context.Context, subnet dsas.Subnet, mac dsas.MAC, client
 		return got, nil, nil
 	}
 	return got, func(ctx context.Context) error {
-		if err := j.wait(ctx); err != nil {
+		if err := s.await(ctx, j); err != nil {
 			return err
 		}
 		s.pools.mu.Lock()
@@ -212,7 +212,7 @@ func (s *Store) save(l *lease, ahead time.Duration, before leaseRow) (*job, erro
 		row.expires = row.expires.Add(ahead)
 	}
 	seq, written := l.seq, false
-	j := &job{urgency: durable, plain: true, aside: true, done: make(chan error, 1)}
+	j := &job{urgency: durable, plain: true, aside: true, calm: true, done: make(chan error, 1)}
 	j.fn = func(ctx context.Context, tx *txn) error {
 		s.pools.mu.Lock()
 		gone := l.gone
@@ -250,6 +250,13 @@ func (s *Store) save(l *lease, ahead time.Duration, before leaseRow) (*job, erro
 	return j, nil
 }
 
+// await waits for a job of save's. Until then it is only queued, so that the
+// leases of many packets that are answered at once get to disk at once.
+func (s *Store) await(ctx context.Context, j *job) error {
+	s.queue.hurry()
+	return j.wait(ctx)
+}
+
 // Release gives mac's address back (DHCPRELEASE). It may be given to another
 // from now on, and mac gets it again while nobody else has it. That there is no
 // such lease is no error: the packet may come twice, or late.
@@ -270,7 +277,7 @@ func (s *Store) Release(ctx context.Context, mac dsas.MAC, addr netip.Addr) erro
 	j, err := s.save(l, 0, before)
 	p.mu.Unlock()
 	if err == nil {
-		err = j.wait(ctx)
+		err = s.await(ctx, j)
 	}
 	if err != nil {
 		return fmt.Errorf("release: %w", err)
@@ -297,7 +304,7 @@ func (s *Store) Decline(ctx context.Context, addr netip.Addr, until time.Time) e
 	j, err := s.save(l, 0, before)
 	p.mu.Unlock()
 	if err == nil {
-		err = j.wait(ctx)
+		err = s.await(ctx, j)
 	}
 	if err != nil {
 		return fmt.Errorf("decline %s: %w", addr, err)

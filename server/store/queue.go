@@ -48,15 +48,33 @@ func (q *queue) add(j *job) error {
 		}
 		q.since = q.newest
 		q.due, q.last = q.since.Add(lazyDelay), 0
-	} else {
-		q.urgent = true
 	}
 	q.jobs = append(q.jobs, j)
+	if j.urgency != lazy && !j.calm {
+		q.urgent = true
+	} else if j.calm {
+		return nil // whoever waits for it says so
+	}
+	q.knock()
+	return nil
+}
+
+// hurry has all that is queued written at once.
+func (q *queue) hurry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.jobs) > 0 && !q.urgent {
+		q.urgent = true
+		q.knock()
+	}
+}
+
+// knock wakes whoever takes.
+func (q *queue) knock() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // take gives the next group, nil when it is closed and empty.
@@ -127,10 +145,7 @@ func (q *queue) close() {
 	q.closed = true
 	q.mu.Unlock()
 	if !already {
-		select {
-		case q.wake <- struct{}{}:
-		default:
-		}
+		q.knock()
 	}
 	<-q.ended
 }
