@@ -49,9 +49,13 @@ type promise struct {
 	known bool
 }
 
+func (s *Server) newDesk(l *link) *desk {
+	return &desk{s: s, l: l, in: newInbox(), out: newOutbox(), slate: new(slate), clerks: newClerks()}
+}
+
 // serve answers the packets of a link until ctx ends.
 func (s *Server) serve(ctx context.Context, l *link) error {
-	d := &desk{s: s, l: l, in: newInbox(), out: newOutbox(), slate: new(slate), clerks: newClerks()}
+	d := s.newDesk(l)
 	defer d.clerks.close()
 	s.Log.Info("DHCP listens", "interface", l.name)
 	pause := 10 * time.Millisecond
@@ -113,7 +117,7 @@ func (d *desk) work(ctx context.Context, list []received) {
 	}
 	for i := range others {
 		switch {
-		case len(d.backlog) == 0 && (n > 0 || d.l.state.Load().raw == nil):
+		case len(d.backlog) == 0 && n > 0:
 			d.packet(ctx, &others[i], false)
 			n--
 		case len(d.backlog) < maxBacklog:
