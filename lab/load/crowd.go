@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -13,11 +14,24 @@ import (
 	"dsas"
 )
 
+// ErrNak: the server refused the address.
+var ErrNak = errors.New("DHCPNAK")
+
+// ErrNoAnswer: nobody answered, as often as it was asked.
+var ErrNoAnswer = errors.New("no answer")
+
+var (
+	broadcastIP  = netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	anyIP        = netip.AddrFrom4([4]byte{})
+	broadcastMAC = dsas.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+)
+
 // Crowd has many nodes speak DHCPv4 at once, each under its own MAC. It is one
 // thread that sends and takes in by batches, so that it costs less than the
 // servers that it loads.
 type Crowd struct {
-	// Wait and Tries are as DHCP's.
+	// Wait is how long the first answer is waited for; each further try waits
+	// twice as long. Tries is how often is asked in all.
 	Wait  time.Duration
 	Tries int
 	// Retries counts how often something was asked again.
@@ -57,9 +71,10 @@ type talk struct {
 	tries int
 }
 
-// OpenCrowd is as OpenDHCP.
+// OpenCrowd opens the named interface in the thread's network namespace (see
+// netns.Do); the Crowd may then be used from anywhere. It wants CAP_NET_RAW.
 func OpenCrowd(name string) (*Crowd, error) {
-	w, err := openWire(name, 0)
+	w, err := openWire(name)
 	if err != nil {
 		return nil, err
 	}
@@ -207,4 +222,9 @@ func (c *Crowd) again(now time.Time, end func(*talk, Outcome)) error {
 		}
 	}
 	return c.io.flush()
+}
+
+// MAC gives the MAC of the n-th simulated node, locally administered.
+func MAC(n int) dsas.MAC {
+	return dsas.MAC{0x52, 0x54, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}
 }

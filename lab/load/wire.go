@@ -31,16 +31,15 @@ type wire struct {
 }
 
 // openWire opens the named interface in the thread's network namespace. It
-// wants CAP_NET_RAW. flags: SOCK_NONBLOCK puts the socket into the runtime's
-// poller, so that close ends a read; the poller's thread is then woken by every
-// frame that comes or has left.
-func openWire(name string, flags int) (*wire, error) {
+// wants CAP_NET_RAW. The socket blocks, and so is not in the runtime's poller,
+// whose thread would be woken by every frame that comes or has left.
+func openWire(name string) (*wire, error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("open interface %s: %w", name, err)
 	}
 	// Bound to IPv4 alone it does not see what is sent from here (packet(7)).
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|flags, 0)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket: %w", err)
 	}
