@@ -74,7 +74,17 @@ func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // Dashed gives 52-54-00-aa-bb-cc, the form used in paths, where a colon would
 // need escaping in some loaders.
-func (m MAC) Dashed() string { return strings.ReplaceAll(m.String(), ":", "-") }
+func (m MAC) Dashed() string {
+	const digits = "0123456789abcdef"
+	var b [17]byte
+	for i, v := range m {
+		if i > 0 {
+			b[3*i-1] = '-'
+		}
+		b[3*i], b[3*i+1] = digits[v>>4], digits[v&15]
+	}
+	return string(b[:])
+}
 
 // HardwareAddr gives the net package's form.
 func (m MAC) HardwareAddr() net.HardwareAddr { return net.HardwareAddr(m[:]) }

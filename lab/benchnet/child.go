@@ -24,6 +24,8 @@ func runChild(ctx context.Context, name, profile string, args []string) error {
 	switch {
 	case name == "dhcp" && len(args) == 1:
 		return memoryDHCPServer(ctx, args[0])
+	case name == "dhcp-floor" && len(args) == 0:
+		return floorChild(ctx)
 	case name == "tftp" && len(args) == 1:
 		return tftpChild(ctx, args[0], profile)
 	case name == "http" && len(args) == 1:
@@ -75,7 +77,12 @@ func (m *memoryStore) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, err
 	return dsas.Node{}, dsas.ErrNotFound
 }
 
-func (m *memoryStore) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, _ string, _ netip.Addr, now time.Time) (dsas.Lease, error) {
+func (m *memoryStore) Bind(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, func(context.Context) error, error) {
+	l, err := m.Offer(ctx, sub, mac, id, want, now)
+	return l, nil, err
+}
+
+func (m *memoryStore) Offer(_ context.Context, sub dsas.Subnet, mac dsas.MAC, _ string, _ netip.Addr, now time.Time) (dsas.Lease, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a, ok := m.leases[mac]
@@ -87,10 +94,6 @@ func (m *memoryStore) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC,
 		m.leases[mac] = a
 	}
 	return dsas.Lease{Address: a, MAC: mac, Expires: now.Add(sub.Lease), Held: ok, Proven: true}, nil
-}
-
-func (m *memoryStore) Offer(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
-	return m.LeaseFor(ctx, sub, mac, id, want, now)
 }
 
 func (m *memoryStore) MayHave(_ context.Context, sub dsas.Subnet, mac dsas.MAC, _ string, a netip.Addr, _ time.Time) (may, has bool, err error) {

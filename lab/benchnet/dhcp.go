@@ -1,14 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"dsas/lab/load"
@@ -25,7 +24,7 @@ type dhcpServer struct {
 }
 
 // dhcpLoad is the work of one turn, on a server that answers.
-type dhcpLoad func(ctx context.Context, d *load.DHCP) (dhcpResult, error)
+type dhcpLoad func(ctx context.Context, c *load.Crowd) (dhcpResult, error)
 
 type dhcpResult struct {
 	value     float64 // of the row
@@ -52,16 +51,16 @@ func measureDHCP(ctx context.Context, b *bench) error {
 	defer a.close()
 	nodes := b.scaled(dhcpNodes, 800)
 	dsas, memory := b.ourDHCP(nodes), b.memoryDHCP(nodes)
-	dnsmasq, kea := dnsmasqDHCP(nodes), keaDHCP(nodes)
-	all := []dhcpServer{dsas, memory, dnsmasq, kea}
+	dnsmasq, kea, floor := dnsmasqDHCP(nodes), keaDHCP(nodes), floorDHCP()
+	all := []dhcpServer{dsas, memory, dnsmasq, kea, floor}
 
 	burst := func(name, goal string, met func(row) (bool, error)) work {
-		return b.dhcpWork(a, name, "ms", true, []dhcpServer{dsas, dnsmasq, kea}, goal, met,
-			func(ctx context.Context, d *load.DHCP) (dhcpResult, error) { return dhcpBurst(ctx, d, burstNodes) })
+		return b.dhcpWork(a, name, "ms", true, []dhcpServer{dsas, memory, dnsmasq, kea, floor}, goal, met,
+			func(ctx context.Context, c *load.Crowd) (dhcpResult, error) { return dhcpBurst(ctx, c, burstNodes) })
 	}
-	rate := func(name, goal string, n int, list []dhcpServer, met func(row) (bool, error), one func(ctx context.Context, d *load.DHCP, n int) (int, error)) work {
-		return b.dhcpWork(a, name, "/s", false, list, goal, met, func(ctx context.Context, d *load.DHCP) (dhcpResult, error) {
-			return dhcpRate(ctx, d, n, atOnce, rateTime, one)
+	rate := func(name, goal string, n int, list []dhcpServer, met func(row) (bool, error), talk func(n int) load.Talk) work {
+		return b.dhcpWork(a, name, "/s", false, list, goal, met, func(ctx context.Context, c *load.Crowd) (dhcpResult, error) {
+			return dhcpRate(ctx, c, n, rateTime, talk)
 		})
 	}
 	if err := b.contest(ctx, burst("DHCP burst, 400 reserved nodes, kernel's default buffers", "none lost", func(r row) (bool, error) {
@@ -75,10 +74,7 @@ func measureDHCP(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	reserved := func(ctx context.Context, d *load.DHCP, n int) (int, error) {
-		_, err := d.Lease(ctx, load.Ask{MAC: load.MAC(n % nodes)})
-		return 2, err
-	}
+	reserved := func(n int) load.Talk { return load.Talk{Ask: load.Ask{MAC: load.MAC(n % nodes)}} }
 	if err := b.contest(ctx, rate("DHCP reserved nodes, DISCOVER to ACK, 32 at once", "80 % of ours without a store, ahead of Kea", nodes, all, aheadAnd(0.8, memory.name), reserved)); err != nil {
 		return err
 	}
@@ -87,28 +83,21 @@ func measureDHCP(ctx context.Context, b *bench) error {
 		return err
 	}
 	// Renewals want a lease to be renewed; it is had before the watch starts.
-	pool := func(n int) load.Ask { return load.Ask{MAC: load.MAC(1_000_000 + n), Program: load.OS} }
+	pool := func(n int) load.Talk {
+		return load.Talk{Ask: load.Ask{MAC: load.MAC(1_000_000 + n), Program: load.OS}}
+	}
 	if err := b.contest(ctx, b.dhcpWork(a, "DHCP renewals of pool leases, 32 at once", "/s", false, all, "80 % of ours without a store, ahead of Kea", aheadAnd(0.8, memory.name),
-		func(ctx context.Context, d *load.DHCP) (dhcpResult, error) {
-			held := make([]load.Answer, nodes)
-			if _, err := dhcpRate(ctx, d, nodes, atOnce, 5*time.Minute, func(ctx context.Context, d *load.DHCP, n int) (_ int, err error) {
-				held[n], err = d.Lease(ctx, pool(n))
-				return 2, err
-			}); err != nil {
-				return dhcpResult{}, fmt.Errorf("take leases: %w", err)
-			}
+		func(ctx context.Context, c *load.Crowd) (dhcpResult, error) {
 			// dnsmasq offers one address to several clients at once, and refuses all but one.
-			var got []int
-			for n := range held {
-				if held[n].Type == load.Ack {
-					got = append(got, n)
+			var got []load.Talk
+			if err := c.Run(ctx, atOnce, upTo(nodes, pool), func(n int, o load.Outcome) {
+				if o.Err == nil {
+					got = append(got, load.Talk{Ask: pool(n).Ask, Renew: &o.Answer})
 				}
+			}); err != nil || len(got) == 0 {
+				return dhcpResult{}, fmt.Errorf("take leases: %d of %d were given: %w", len(got), nodes, err)
 			}
-			return dhcpRate(ctx, d, 1<<20, atOnce, rateTime, func(ctx context.Context, d *load.DHCP, i int) (int, error) {
-				n := got[i%len(got)]
-				_, err := d.Renew(ctx, pool(n), held[n])
-				return 1, err
-			})
+			return dhcpRate(ctx, c, 1<<24, rateTime, func(n int) load.Talk { return got[n%len(got)] })
 		})); err != nil {
 		return err
 	}
@@ -117,10 +106,7 @@ func measureDHCP(ctx context.Context, b *bench) error {
 	}
 	return b.contest(ctx, rate("DHCP new pool leases, DISCOVER to ACK, 32 at once", "6370/s (70 % of 9,100), ahead of Kea", b.scaled(3*dhcpNodes, 800), all, func(r row) (bool, error) {
 		return *r.Ours >= 6370 && *r.Ours > r.Peers["kea"], nil
-	}, func(ctx context.Context, d *load.DHCP, n int) (int, error) {
-		_, err := d.Lease(ctx, pool(n))
-		return 2, err
-	}))
+	}, pool))
 }
 
 // atLeastRatio judges a row by its ratio to the best peer.
@@ -175,30 +161,27 @@ func (b *bench) dhcpTurn(ctx context.Context, a *arena, s dhcpServer, do dhcpLoa
 		return sample{}, err
 	}
 	defer p.stop()
-	var d *load.DHCP
-	if err := a.inClient(func() (err error) { d, err = load.OpenDHCP(linkName); return err }); err != nil {
+	var c *load.Crowd
+	if err := a.inClient(func() (err error) { c, err = load.OpenCrowd(linkName); return err }); err != nil {
 		return sample{}, err
 	}
-	defer d.Close()
+	defer c.Close()
 	// It answers when a node that takes no part in the load has its address.
-	d.Wait, d.Tries = 100*time.Millisecond, 1
-	if err := p.until(ctx, s.name+" to answer", func() bool {
-		_, err := d.Lease(ctx, load.Ask{MAC: load.MAC(9_999_999), Program: load.OS})
-		return err == nil
-	}); err != nil {
+	c.Wait, c.Tries = 100*time.Millisecond, 1
+	if err := p.until(ctx, s.name+" to answer", func() bool { return answers(ctx, c, load.Ask{MAC: load.MAC(9_999_999), Program: load.OS}) }); err != nil {
 		return sample{}, err
 	}
-	d.Wait, d.Tries = time.Second, 5
-	before, retries := p.cpu(), d.Retries()
+	c.Wait, c.Tries, c.Retries = time.Second, 5, 0
+	before, own := p.cpu(), procCPU(os.Getpid())
 	forced, asked := p.switches()
-	r, err := do(ctx, d)
+	r, err := do(ctx, c)
 	if err != nil {
 		return sample{}, fmt.Errorf("%w; the server said: %s", err, lastLines(p.log.String(), 3))
 	}
 	cpu := p.cpu() - before
 	slices.Sort(r.times)
 	extra := map[string]float64{
-		"retries": float64(d.Retries() - retries), "failed": float64(r.failed), "server CPU s": cpu,
+		"retries": float64(c.Retries), "failed": float64(r.failed), "server CPU s": cpu, "client CPU s": procCPU(os.Getpid()) - own,
 		"p50 ms": ms(quantile(r.times, 0.5)), "p99 ms": ms(quantile(r.times, 0.99)), "max ms": ms(quantile(r.times, 1)),
 	}
 	if r.exchanges > 0 {
@@ -220,71 +203,65 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-// dhcpBurst lets n reserved nodes ask at the same moment; the value is the time
-// until the last has its ACK.
-func dhcpBurst(ctx context.Context, d *load.DHCP, n int) (dhcpResult, error) {
-	var wg sync.WaitGroup
-	start := make(chan struct{})
-	times := make([]time.Duration, n)
-	errs := make([]error, n)
-	var begin time.Time
-	for i := range n {
-		wg.Go(func() {
-			<-start
-			_, errs[i] = d.Lease(ctx, load.Ask{MAC: load.MAC(i)})
-			times[i] = time.Since(begin)
-		})
-	}
-	begin = time.Now()
-	close(start)
-	wg.Wait()
-	r := dhcpResult{times: times, value: ms(slices.Max(times)), exchanges: 2 * n}
-	for _, err := range errs {
-		if err != nil {
-			r.failed++
-		}
-	}
-	return r, ctx.Err()
+// answers tells whether the server answers a.
+func answers(ctx context.Context, c *load.Crowd, a load.Ask) bool {
+	got := false
+	err := c.Run(ctx, 1, upTo(1, func(int) load.Talk { return load.Talk{Ask: a} }), func(_ int, o load.Outcome) { got = o.Err == nil })
+	return err == nil && got
 }
 
-// dhcpRate has at most outstanding clients ask at a time, n times in all or for
-// as long as limit; the value is conversations per second.
-func dhcpRate(ctx context.Context, d *load.DHCP, n, outstanding int, limit time.Duration, one func(ctx context.Context, d *load.DHCP, n int) (exchanges int, err error)) (dhcpResult, error) {
-	var next, failed, exchanges atomic.Int64
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var first error
-	var times []time.Duration
+// upTo gives n talks.
+func upTo(n int, talk func(n int) load.Talk) func(int) (load.Talk, bool) {
+	return func(i int) (load.Talk, bool) {
+		if i >= n {
+			return load.Talk{}, false
+		}
+		return talk(i), true
+	}
+}
+
+// dhcpBurst lets n reserved nodes ask at the same moment; the value is the time
+// until the last has its ACK.
+func dhcpBurst(ctx context.Context, c *load.Crowd, n int) (dhcpResult, error) {
+	r := dhcpResult{exchanges: 2 * n}
 	begin := time.Now()
-	for range outstanding {
-		wg.Go(func() {
-			mine := make([]time.Duration, 0, min(n, 1<<16)/outstanding+1)
-			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil && time.Since(begin) < limit; i = int(next.Add(1)) - 1 {
-				t := time.Now()
-				x, err := one(ctx, d, i)
-				mine = append(mine, time.Since(t))
-				exchanges.Add(int64(x))
-				if err != nil {
-					failed.Add(1)
-					mu.Lock()
-					if first == nil {
-						first = err
-					}
-					mu.Unlock()
-				}
-			}
-			mu.Lock()
-			times = append(times, mine...)
-			mu.Unlock()
-		})
+	err := c.Run(ctx, n, upTo(n, func(n int) load.Talk { return load.Talk{Ask: load.Ask{MAC: load.MAC(n)}} }), func(_ int, o load.Outcome) {
+		r.times = append(r.times, time.Since(begin))
+		if o.Err != nil {
+			r.failed++
+		}
+	})
+	r.value = ms(time.Since(begin))
+	return r, err
+}
+
+// dhcpRate has atOnce clients talk at a time, n in all or for as long as limit;
+// the value is conversations per second.
+func dhcpRate(ctx context.Context, c *load.Crowd, n int, limit time.Duration, talk func(n int) load.Talk) (dhcpResult, error) {
+	var r dhcpResult
+	var first error
+	begin := time.Now()
+	err := c.Run(ctx, atOnce, func(i int) (load.Talk, bool) {
+		if i >= n || time.Since(begin) >= limit {
+			return load.Talk{}, false
+		}
+		return talk(i), true
+	}, func(i int, o load.Outcome) {
+		r.times = append(r.times, o.Took)
+		r.exchanges += 2
+		if talk(i).Renew != nil {
+			r.exchanges--
+		}
+		if o.Err != nil {
+			r.failed++
+			first = cmp.Or(first, o.Err)
+		}
+	})
+	r.value = float64(len(r.times)-r.failed) / time.Since(begin).Seconds()
+	if err == nil && r.failed == len(r.times) {
+		err = first
 	}
-	wg.Wait()
-	took := time.Since(begin)
-	r := dhcpResult{value: float64(len(times)-int(failed.Load())) / took.Seconds(), times: times, failed: int(failed.Load()), exchanges: int(exchanges.Load())}
-	if r.failed == len(times) {
-		return r, first
-	}
-	return r, ctx.Err()
+	return r, err
 }
 
 // ourDHCP is the built program, on a copy of a state folder with the nodes.
@@ -359,17 +336,17 @@ func (b *bench) restartWork(a *arena, servers []dhcpServer) work {
 
 // firstACK waits until the first node has its address.
 func firstACK(ctx context.Context, a *arena, p *program, begin time.Time) (time.Duration, error) {
-	var d *load.DHCP
-	if err := a.inClient(func() (err error) { d, err = load.OpenDHCP(linkName); return err }); err != nil {
+	var c *load.Crowd
+	if err := a.inClient(func() (err error) { c, err = load.OpenCrowd(linkName); return err }); err != nil {
 		return 0, err
 	}
-	defer d.Close()
-	d.Wait, d.Tries = 10*time.Millisecond, 1
+	defer c.Close()
+	c.Wait, c.Tries = 10*time.Millisecond, 1
 	var took time.Duration
 	err := p.until(ctx, "the first ACK", func() bool {
-		_, err := d.Lease(ctx, load.Ask{MAC: load.MAC(0)})
+		ok := answers(ctx, c, load.Ask{MAC: load.MAC(0)})
 		took = time.Since(begin)
-		return err == nil
+		return ok
 	})
 	return took, err
 }

@@ -105,6 +105,23 @@ func (a *Ask) Append(b []byte) []byte {
 	return b
 }
 
+// frame writes the request as it goes onto the wire into b, which it may use
+// again. to is the server's MAC for a unicast from a.Have, or everybody's.
+func (a *Ask) frame(b []byte, to dsas.MAC) []byte {
+	out, src, dst := *a, anyIP, broadcastIP
+	if to != broadcastMAC {
+		// RENEWING: the server is addressed, and not named (RFC 2131 table 5).
+		dst, out.Server = a.Server, netip.Addr{}
+	}
+	if a.Have.Is4() {
+		src = a.Have
+	}
+	b = append(b[:0], make([]byte, ethLen+ipLen+udpLen)...)
+	b = out.Append(b)
+	frameTo(b, to, a.MAC, src, dst)
+	return b
+}
+
 // Answer is what a server said.
 type Answer struct {
 	Type       byte

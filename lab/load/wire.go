@@ -27,18 +27,19 @@ const (
 // wire is an Ethernet interface on which every simulated node has its own MAC:
 // a packet socket that sees what is sent to DHCP's client port.
 type wire struct {
-	file *os.File // the socket, in the runtime's poller
+	file *os.File // the socket
 }
 
 // openWire opens the named interface in the thread's network namespace. It
-// wants CAP_NET_RAW.
+// wants CAP_NET_RAW. The socket blocks, and so is not in the runtime's poller,
+// whose thread would be woken by every frame that comes or has left.
 func openWire(name string) (*wire, error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("open interface %s: %w", name, err)
 	}
 	// Bound to IPv4 alone it does not see what is sent from here (packet(7)).
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket: %w", err)
 	}
@@ -86,6 +87,15 @@ func toClients() ([]unix.SockFilter, error) {
 }
 
 func (w *wire) close() error { return w.file.Close() }
+
+// fd gives the socket's number, good until close.
+func (w *wire) fd() (fd int, err error) {
+	rc, err := w.file.SyscallConn()
+	if err == nil {
+		err = rc.Control(func(n uintptr) { fd = int(n) })
+	}
+	return fd, err
+}
 
 // frameTo writes Ethernet II, IPv4 and UDP around a DHCP message that begins at
 // ethLen+ipLen+udpLen of b.

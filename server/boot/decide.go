@@ -51,6 +51,9 @@ func Decide(r Request) Plan {
 		return p.end(AddressOnly, "An operating system asks (no PXE vendor class, option 60), not boot firmware: an address is all it wants.")
 	}
 	why := p.content(r)
+	if why == "" && r.Step != StepDHCP { // a boot file comes first
+		p.parts(r)
+	}
 	switch r.Step {
 	case StepScript:
 		p.Loader = "ipxe"
@@ -71,7 +74,7 @@ func Decide(r Request) Plan {
 	return p.end(Ignore, fmt.Sprintf("Nobody asks at step %q.", r.Step))
 }
 
-// content fills in kernel and initramfs, or says why there are none.
+// content fills in the image, or says why there is none to boot.
 func (p *Plan) content(r Request) string {
 	switch {
 	case r.Node == nil && !r.Discovery:
@@ -90,6 +93,13 @@ func (p *Plan) content(r Request) string {
 			return fmt.Sprintf("Kernel and initramfs of release %s are damaged (a digest is not one); build it anew with: dsas image build %s", r.Release.Name(), p.Role)
 		}
 	}
+	p.Release, p.ReleaseName = r.Release.ID, r.Release.Name()
+	return ""
+}
+
+// parts fills in where kernel and initramfs are.
+func (p *Plan) parts(r Request) {
+	set := &r.Release.Boot
 	p.Kernel = blobURL(r.Server.URL, set.Kernel.Digest)
 	// Firmware first: early microcode is only found in the first cpio
 	// (kernel: Documentation/arch/x86/microcode.rst); for /lib/firmware the
@@ -98,8 +108,6 @@ func (p *Plan) content(r Request) string {
 		p.Initrds = append(p.Initrds, Initrd{"firmware", blobURL(r.Server.URL, set.Firmware.Digest)})
 	}
 	p.Initrds = append(p.Initrds, Initrd{"initramfs", blobURL(r.Server.URL, set.Initramfs.Digest)})
-	p.Release, p.ReleaseName = r.Release.ID, r.Release.Name()
-	return ""
 }
 
 func blobURL(server string, d dsas.Digest) string {
@@ -134,7 +142,8 @@ func (p Plan) dhcp(r Request, why string) Plan {
 	if n.http {
 		by = "HTTP"
 	}
-	return p.nbp(r, n, fmt.Sprintf("%s firmware of %s gets %s by %s%s, on its way to role %s.", arch, p.who(), n.file, by, n.note, p.Role))
+	// Joined and not formatted: it is said for every packet of a storm.
+	return p.nbp(r, n, arch.String()+" firmware of "+p.who()+" gets "+n.file+" by "+by+n.note+", on its way to role "+p.Role+".")
 }
 
 // ipxe answers an iPXE: the one we sent, or one that lives in a ROM.
@@ -178,7 +187,7 @@ func (p Plan) ipxe(r Request, why string) Plan {
 	if why != "" {
 		return p.end(Script, why+" The script shows this and asks again.")
 	}
-	return p.end(Script, fmt.Sprintf("iPXE on %s gets the URL of its script, for role %s.", p.who(), p.Role))
+	return p.end(Script, "iPXE on "+p.who()+" gets the URL of its script, for role "+p.Role+".")
 }
 
 func (p Plan) nbp(r Request, n nbp, reason string) Plan {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -17,6 +16,7 @@ import (
 
 // client is what one request says of who asks.
 type client struct {
+	slate  *slate
 	req    *dhcpv4.DHCPv4
 	mac    dsas.MAC
 	id     string       // option 61, hex; "" when none
@@ -49,21 +49,29 @@ func (u unanswered) Error() string {
 
 func (u unanswered) Unwrap() error { return u.error }
 
-// answer gives the reply to req; nil for none. unicast: the packet was sent to
-// our own address, and not to everyone on the segment.
-func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4, unicast bool) (*reply, error) {
+// begin makes the client of a request that came over l.
+func (m *slate) begin(l *link, mac dsas.MAC, req *dhcpv4.DHCPv4) *client {
+	m.client = client{slate: m, req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)),
+		asks: Classify(req), link: l, relay: relayOf(req)}
+	return &m.client
+}
+
+// answer gives the reply to req, made in m; nil for none. unicast: the packet
+// was sent to our own address, and not to everyone on the segment. It waits for
+// the disk where an address is given back or declined, and else for nothing.
+func (s *Server) answer(ctx context.Context, m *slate, l *link, req *dhcpv4.DHCPv4, unicast bool) (*reply, error) {
 	mac, ok := dsas.MACFrom(req.ClientHWAddr)
 	if !ok || mac[0]&1 != 0 || req.OpCode != dhcpv4.OpcodeBootRequest {
 		return nil, unanswered{DropMalformed, errors.New("not from an Ethernet address")}
 	}
-	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), asks: Classify(req), link: l, relay: relayOf(req)}
-	if err := s.findNode(ctx, &c); err != nil {
+	c := m.begin(l, mac, req)
+	if err := s.findNode(ctx, c); err != nil {
 		return nil, err
 	}
 	if c.node == nil && s.probing() {
 		return nil, unanswered{DropOther, nil} // it asks again; by then it is known whose it is
 	}
-	if c.subnet, ok = s.subnetFor(l, &c, unicast); !ok {
+	if c.subnet, ok = s.subnetFor(l, c, unicast); !ok {
 		return nil, unanswered{DropNoSubnet, fmt.Errorf("no subnet for %s", c.relay.via(l.name))}
 	}
 	if c.node != nil {
@@ -73,17 +81,17 @@ func (s *Server) answer(ctx context.Context, l *link, req *dhcpv4.DHCPv4, unicas
 			c.elsewhere = true
 		}
 	}
-	switch req.MessageType() {
+	switch typeOf(req) {
 	case dhcpv4.MessageTypeDiscover:
-		return s.discover(ctx, &c)
+		return s.discover(ctx, c)
 	case dhcpv4.MessageTypeRequest:
-		return s.request(ctx, &c)
+		return s.request(ctx, c)
 	case dhcpv4.MessageTypeInform:
-		return s.inform(ctx, &c)
+		return s.inform(ctx, c)
 	case dhcpv4.MessageTypeDecline:
-		return nil, s.decline(ctx, &c)
+		return nil, s.decline(ctx, c)
 	case dhcpv4.MessageTypeRelease:
-		return nil, s.release(ctx, &c)
+		return nil, s.release(ctx, c)
 	}
 	return nil, unanswered{DropOther, nil}
 }
@@ -94,7 +102,8 @@ func (s *Server) findNode(ctx context.Context, c *client) error {
 	node, err := s.Store.NodeByMAC(ctx, c.mac)
 	switch {
 	case err == nil:
-		c.node = &node
+		c.slate.node = node
+		c.node = &c.slate.node
 		s.known.add(c.mac)
 		return nil
 	case !errors.Is(err, dsas.ErrNotFound):
@@ -104,7 +113,8 @@ func (s *Server) findNode(ctx context.Context, c *client) error {
 	}
 	switch node, err = s.Store.NodeByClientID(ctx, c.id); {
 	case err == nil:
-		c.node = &node
+		c.slate.node = node
+		c.node = &c.slate.node
 		if s.news("id "+c.mac.String(), time.Hour) {
 			s.Log.Warn("a node asks from a MAC that is not on its list, known by its client id; if a NIC was changed, name the new one with: dsas node set "+node.Name+" --mac MAC", "node", node.Name, "mac", c.mac)
 		}
@@ -161,7 +171,7 @@ func (s *Server) discover(ctx context.Context, c *client) (*reply, error) {
 	addr, probe := c.address, netip.Addr{}
 	var heldBy dsas.MAC
 	if !addr.IsValid() {
-		want, _ := addrOf(c.req.RequestedIPAddress())
+		want, _ := addrIn(c.req, dhcpv4.OptionRequestedIPAddress)
 		if !c.subnet.Pool.First.IsValid() {
 			s.unknown(ctx, c, netip.Addr{})
 			return nil, unanswered{DropNoAddress, nil} // a stranger, and nothing for strangers: another server may have
@@ -219,8 +229,8 @@ func (s *Server) limited(ctx context.Context, c *client, err error) {
 // request answers DHCPREQUEST in the client's four states (RFC 2131 section
 // 4.3.2), told apart by option 54, option 50 and ciaddr.
 func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
-	server, selecting := addrOf(c.req.ServerIdentifier())
-	want, wanted := addrOf(c.req.RequestedIPAddress())
+	server, selecting := addrIn(c.req, dhcpv4.OptionServerIdentifier)
+	want, wanted := addrIn(c.req, dhcpv4.OptionRequestedIPAddress)
 	if have, ok := addrOf(c.req.ClientIPAddr); ok {
 		// RENEWING or REBINDING; some clients repeat the address in option 50.
 		want, wanted = have, true
@@ -249,12 +259,13 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 		}
 		return c.nak(fmt.Sprintf("%s is not an address of %s", want, c.subnet.Prefix)), nil
 	}
+	var onDisk func(context.Context) error
 	if c.address.IsValid() {
 		if want != c.address {
 			return c.nak(fmt.Sprintf("%s has address %s", c.node.Name, c.address)), nil
 		}
 	} else {
-		lease, err := s.lease(ctx, c, want)
+		lease, wait, err := s.lease(ctx, c, want)
 		if err != nil {
 			return nil, err
 		}
@@ -265,6 +276,7 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 			return c.nak(fmt.Sprintf("%s is not free", want)), nil
 		}
 		s.unknown(ctx, c, want)
+		onDisk = wait
 	}
 	plan, err := s.plan(ctx, c)
 	if err != nil || plan.Action == boot.Ignore {
@@ -272,32 +284,38 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 	}
 	s.refused(ctx, c, plan)
 	s.acked(ctx, c, want, plan)
-	return c.reply(dhcpv4.MessageTypeAck, want, plan), nil
+	r := c.reply(dhcpv4.MessageTypeAck, want, plan)
+	r.onDisk = onDisk
+	return r, nil
 }
 
-// lease makes the lease of want durable. A client that may not have want gets
-// no lease, and takes nothing of the pool.
-func (s *Server) lease(ctx context.Context, c *client, want netip.Addr) (dsas.Lease, error) {
+// lease gives want to the client; onDisk waits until that is durable, nil where
+// it is already. A client that may not have want gets no lease, and takes nothing
+// of the pool.
+func (s *Server) lease(ctx context.Context, c *client, want netip.Addr) (lease dsas.Lease, onDisk func(context.Context) error, err error) {
 	now := s.Now()
 	may, _, err := s.Store.MayHave(ctx, c.subnet, c.mac, c.id, want, now)
 	if err == nil && !may {
-		return dsas.Lease{}, nil // a NAK, since want is not its own
+		return dsas.Lease{}, nil, nil // a NAK, since want is not its own
 	}
-	var lease dsas.Lease
 	if err == nil {
 		if err := s.admit(ctx, c, true, now); err != nil {
-			return dsas.Lease{}, err
+			return dsas.Lease{}, nil, err
 		}
-		lease, err = s.Store.LeaseFor(ctx, c.subnet, c.mac, c.id, want, now)
+		lease, onDisk, err = s.Store.Bind(ctx, c.subnet, c.mac, c.id, want, now)
 	}
 	if err != nil {
-		return lease, fmt.Errorf("lease %s to %s: %w", want, c.mac, err)
+		return lease, nil, leaseError(want, c.mac, err)
 	}
 	s.scarce.given(c.subnet.Prefix, lease)
 	if _, has := addrOf(c.req.ClientIPAddr); has && lease.Address == want {
 		s.renewed(ctx, c, lease)
 	}
-	return lease, nil
+	return lease, onDisk, nil
+}
+
+func leaseError(a netip.Addr, mac dsas.MAC, err error) error {
+	return fmt.Errorf("lease %s to %s: %w", a, mac, err)
 }
 
 // inform answers DHCPINFORM: configuration for a client that has its address
@@ -316,8 +334,8 @@ func (s *Server) inform(ctx context.Context, c *client) (*reply, error) {
 // decline takes an address out of use that its client found in use by someone
 // else. Only the address the client was given counts: anyone may send this.
 func (s *Server) decline(ctx context.Context, c *client) error {
-	addr, ok := addrOf(c.req.RequestedIPAddress())
-	if server, ok := addrOf(c.req.ServerIdentifier()); ok && !s.isServer(c, server) {
+	addr, ok := addrIn(c.req, dhcpv4.OptionRequestedIPAddress)
+	if server, ok := addrIn(c.req, dhcpv4.OptionServerIdentifier); ok && !s.isServer(c, server) {
 		return nil
 	}
 	if !ok {
@@ -379,45 +397,4 @@ func (s *Server) isServer(c *client, a netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// plan asks package boot.
-func (s *Server) plan(ctx context.Context, c *client) (boot.Plan, error) {
-	r := c.asks
-	r.Node, r.Discovery = c.node, s.Discovery
-	if c.node != nil && !c.node.HasMAC(c.mac) && len(c.node.NICs) > 0 {
-		r.MAC = c.node.NICs[0].MAC // its boot files are under a MAC of its own
-	}
-	r.Server = boot.Server{Addr: c.subnet.Server, URL: fmt.Sprintf("http://%s", netip.AddrPortFrom(c.subnet.Server, uint16(s.HTTPPort)))}
-	if role := r.Role(); role != "" {
-		var err error
-		if r.Release, err = s.Releases.Assigned(c.node, role); err != nil {
-			return boot.Plan{}, fmt.Errorf("release of role %s: %w", role, err)
-		}
-	}
-	r.HasLoader = s.HasLoader
-	c.vendor = s.vendorOptions(r.Role(), r.VendorClass)
-	plan := boot.Decide(r)
-	if c.elsewhere && (plan.Action == boot.NBP || plan.Action == boot.Script) {
-		// Its cmdline would carry an address that does not work here.
-		plan = boot.Plan{Action: boot.Refuse, MAC: c.mac, Node: c.node, Step: r.Step, Role: plan.Role, Server: r.Server,
-			Reason: fmt.Sprintf("Node %s has address %s, which is not of subnet %s where it asks.", c.node.Name, c.node.Address, c.subnet.Prefix)}
-	}
-	return plan, nil
-}
-
-// vendorOptions gives option 43 for a role's node of that vendor class: what a
-// vendor's codes mean nobody else would know.
-func (s *Server) vendorOptions(role, class string) []byte {
-	if s.Vendor == nil || role == "" || class == "" {
-		return nil
-	}
-	for _, v := range s.Vendor(role) {
-		if strings.HasPrefix(class, v.Class) {
-			if b, err := v.Bytes(); err == nil { // checked with the role
-				return b
-			}
-		}
-	}
-	return nil
 }

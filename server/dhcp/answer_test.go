@@ -83,12 +83,18 @@ func (b *bench) ask(mac dsas.MAC, t dhcpv4.MessageType, mods ...dhcpv4.Modifier)
 	if m, err = dhcpv4.FromBytes(m.ToBytes()); err != nil {
 		b.t.Fatal(err)
 	}
-	r, err := b.s.answer(context.Background(), b.l, m, b.unicast)
+	r, err := b.s.answer(context.Background(), new(slate), b.l, m, b.unicast)
 	if err != nil {
 		b.t.Logf("answer: %v", err)
 		return nil
 	}
 	if r != nil {
+		if r.onDisk != nil {
+			if err := r.onDisk(b.t.Context()); err != nil {
+				b.t.Logf("answer: %v", err)
+				return nil
+			}
+		}
 		if r.msg, err = dhcpv4.FromBytes(r.msg.ToBytes()); err != nil {
 			b.t.Fatalf("our own answer: %v", err)
 		}
@@ -97,6 +103,13 @@ func (b *bench) ask(mac dsas.MAC, t dhcpv4.MessageType, mods ...dhcpv4.Modifier)
 		}
 	}
 	return r
+}
+
+// record records a client's port, as is done when its answer has gone.
+func (b *bench) record(c *client) {
+	if p, ok := b.s.portNews(c); ok {
+		b.s.recordPort(b.t.Context(), p)
+	}
 }
 
 func opt(code uint8, v ...byte) dhcpv4.Modifier {
@@ -412,7 +425,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		Classify(req)
 		b := newBench(t)
-		r, err := b.s.answer(context.Background(), b.l, req, false)
+		r, err := b.s.answer(context.Background(), new(slate), b.l, req, false)
 		if err != nil || r == nil {
 			return
 		}
@@ -441,7 +454,7 @@ func TestFrame(t *testing.T) {
 			t.Errorf("IP checksum leaves %04x; want 0", c)
 		}
 		udp := f[34:]
-		if c := fold(sum(sum(0, f[26:34])+17+uint32(len(udp)), udp)); c != 0 {
+		if c := fold(sum(sum(0, f[26:34])+17+uint64(len(udp)), udp)); c != 0 {
 			t.Errorf("UDP checksum of %d bytes leaves %04x; want 0", len(payload), c)
 		}
 	}

@@ -3,15 +3,14 @@ package dhcp
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
 
-	"github.com/mdlayher/packet"
 	"golang.org/x/sys/unix"
 )
 
@@ -35,9 +34,11 @@ const priority = 6
 // that has no address yet and so cannot be reached through IP.
 type Conn struct {
 	*net.UDPConn
-	raw   *packet.Conn
-	arp   *arp // nil on port 4011
-	port  int  // 67 or 4011
+	raw   *os.File        // the packet socket
+	in    syscall.RawConn // of the UDP socket
+	out   syscall.RawConn // of raw
+	arp   *arp            // nil on port 4011
+	port  int             // 67 or 4011
 	iface net.Interface
 	addrs []netip.Prefix
 	begun sync.Once
@@ -60,13 +61,17 @@ func listen(name string, port int) (*Conn, error) {
 		return nil, fmt.Errorf("listen for DHCP on %s, port %d (another DHCP server on this machine?): %w", name, port, err)
 	}
 	c.UDPConn = pc.(*net.UDPConn)
-	// Protocol 0: the packet socket sends only.
-	if c.raw, err = packet.Listen(ifi, packet.Raw, 0, nil); err != nil {
+	if c.raw, err = openSender(ifi); err != nil {
 		pc.Close()
 		return nil, fmt.Errorf("open packet socket on %s (CAP_NET_RAW is needed): %w", name, err)
 	}
-	if rc, err := c.raw.SyscallConn(); err == nil {
-		rc.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, priority) }) //nolint:errcheck // it only helps
+	if c.in, err = c.UDPConn.SyscallConn(); err == nil {
+		c.out, err = c.raw.SyscallConn()
+	}
+	if err != nil {
+		pc.Close()
+		c.raw.Close()
+		return nil, fmt.Errorf("listen for DHCP on %s: %w", name, err)
 	}
 	if port != ServerPort {
 		return c, nil // gives no addresses, checks none
@@ -93,38 +98,14 @@ func outlived(was net.Interface, had []netip.Prefix, ifi *net.Interface, addrs [
 	return ifi.Index != was.Index || !bytes.Equal(ifi.HardwareAddr, was.HardwareAddr) || !slices.Equal(addrs, had)
 }
 
-// readPacket reads as ReadFrom does, and tells whether the packet was sent to
-// an address of ours and not to everyone.
-func (c *Conn) readPacket(b []byte) (n int, from net.Addr, unicast bool, err error) {
-	var oob [64]byte
-	n, on, _, addr, err := c.ReadMsgUDPAddrPort(b, oob[:])
-	if err != nil {
-		return n, nil, false, err
-	}
-	if dst, ok := pktinfo(oob[:on]); ok {
-		unicast = dst.IsGlobalUnicast() && slices.ContainsFunc(c.addrs, func(p netip.Prefix) bool { return p.Addr() == dst })
-	}
-	return n, net.UDPAddrFromAddrPort(addr), unicast, nil
-}
-
-// pktinfo reads where a packet was sent to (ip(7), IP_PKTINFO: a struct
-// in_pktinfo of the interface's index, our address, the packet's destination).
-func pktinfo(oob []byte) (netip.Addr, bool) {
-	list, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	for _, m := range list {
-		if m.Header.Level == unix.IPPROTO_IP && m.Header.Type == unix.IP_PKTINFO && len(m.Data) >= 12 {
-			return netip.AddrFrom4([4]byte(m.Data[8:12])), true
-		}
-	}
-	return netip.Addr{}, false
+// has tells whether a is an address of ours.
+func (c *Conn) has(a netip.Addr) bool {
+	return slices.ContainsFunc(c.addrs, func(p netip.Prefix) bool { return p.Addr() == a })
 }
 
 // sendFrom sends b with src as its source address.
 func (c *Conn) sendFrom(src netip.Addr, to netip.AddrPort, b []byte) error {
-	if !slices.ContainsFunc(c.addrs, func(p netip.Prefix) bool { return p.Addr() == src }) {
+	if !c.has(src) {
 		src = netip.IPv4Unspecified() // of another interface: let the kernel choose
 	}
 	oob := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: src.As4()})
@@ -177,72 +158,4 @@ func (c *Conn) Close() error {
 		c.arp.conn.Close()
 	}
 	return c.UDPConn.Close()
-}
-
-// broadcastMAC reaches every box on the segment.
-var broadcastMAC = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-
-// SendFrame sends a UDP datagram in an Ethernet frame made by hand, to a box
-// that cannot answer ARP yet. src is our address, which the kernel would
-// otherwise choose.
-func (c *Conn) SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) error {
-	_, err := c.raw.WriteTo(frame(c.iface.HardwareAddr, to, src, dst, payload), &packet.Addr{HardwareAddr: to})
-	if err != nil {
-		return fmt.Errorf("send frame on %s: %w", c.iface.Name, err)
-	}
-	return nil
-}
-
-// frame writes Ethernet II, IPv4 (RFC 791) and UDP (RFC 768) around payload.
-func frame(from, to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) []byte {
-	const eth, ip, udp = 14, 20, 8
-	f := make([]byte, eth+ip+udp, eth+ip+udp+len(payload))
-	copy(f, to)
-	if len(from) == 6 { // the loopback has none
-		copy(f[6:], from)
-	}
-	binary.BigEndian.PutUint16(f[12:], unix.ETH_P_IP)
-
-	h := f[eth : eth+ip]
-	h[0] = 0x45          // version 4, five words
-	h[1] = 0x10          // low delay
-	h[8] = 64            // TTL
-	h[9] = 17            // UDP
-	h[6], h[7] = 0x40, 0 // don't fragment: boot ROMs do not reassemble
-	binary.BigEndian.PutUint16(h[2:], uint16(ip+udp+len(payload)))
-	s4, d4 := src.Addr().As4(), dst.Addr().As4()
-	copy(h[12:], s4[:])
-	copy(h[16:], d4[:])
-	binary.BigEndian.PutUint16(h[10:], fold(sum(0, h)))
-
-	u := f[eth+ip:]
-	binary.BigEndian.PutUint16(u, src.Port())
-	binary.BigEndian.PutUint16(u[2:], dst.Port())
-	binary.BigEndian.PutUint16(u[4:], uint16(udp+len(payload)))
-	// The checksum covers a pseudo header: addresses, protocol and length.
-	t := sum(sum(0, h[12:20]), u[:udp]) + 17 + uint32(udp+len(payload))
-	c := fold(sum(t, payload))
-	if c == 0 {
-		c = 0xffff // 0 would say that there is none
-	}
-	binary.BigEndian.PutUint16(u[6:], c)
-	return append(f, payload...)
-}
-
-// sum adds b's 16-bit words to t (RFC 1071).
-func sum(t uint32, b []byte) uint32 {
-	for ; len(b) > 1; b = b[2:] {
-		t += uint32(b[0])<<8 | uint32(b[1])
-	}
-	if len(b) == 1 {
-		t += uint32(b[0]) << 8
-	}
-	return t
-}
-
-func fold(t uint32) uint16 {
-	for t > 0xffff {
-		t = t>>16 + t&0xffff
-	}
-	return ^uint16(t)
 }

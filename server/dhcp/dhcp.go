@@ -5,15 +5,12 @@ package dhcp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/insomniacslk/dhcp/dhcpv4"
 
 	"dsas"
 )
@@ -28,9 +25,11 @@ type Store interface {
 	// want if that is free, else a free one. It promises nothing and need not
 	// be durable. ErrNotFound: none is free.
 	Offer(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (dsas.Lease, error)
-	// LeaseFor is Offer, and the lease is on disk when it returns.
-	LeaseFor(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (dsas.Lease, error)
-	// MayHave tells whether LeaseFor would give mac just addr, and whether mac
+	// Bind is Offer for as long as subnet's leases last. The lease counts once
+	// onDisk has returned nil, and at once where onDisk is nil: what is on disk
+	// promises as much already.
+	Bind(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (lease dsas.Lease, onDisk func(context.Context) error, err error)
+	// MayHave tells whether Bind would give mac just addr, and whether mac
 	// was given or offered it before. It sets nothing aside.
 	MayHave(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, addr netip.Addr, now time.Time) (may, has bool, err error)
 	// InUse counts the addresses of subnet's pool that are not free.
@@ -98,12 +97,8 @@ const (
 	defaultLease = time.Hour
 	declineTime  = time.Hour       // an address that someone else uses is left alone this long
 	answerWithin = 5 * time.Second // then the client has asked again anyway
-	// A worker waits while its client's lease gets to disk, and all that wait
-	// get there together: so there are many (docs/adr/0015).
-	workers      = 128
-	queue        = 16 // packets waiting for one worker
-	maxStrangers = 50 // unknown MACs recorded in one second
-	maxLines     = 60 // lines a minute that anybody can have logged
+	maxStrangers = 50              // unknown MACs recorded in one second
+	maxLines     = 60              // lines a minute that anybody can have logged
 )
 
 // Server answers on its listeners.
@@ -214,216 +209,4 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Wait()
 	closeAll()
 	return first
-}
-
-type received struct {
-	data    []byte
-	from    net.Addr
-	unicast bool
-}
-
-// lanes are one worker's queues: packets of known nodes do not wait behind a
-// flood of others.
-type lanes struct{ known, others chan received }
-
-// serve reads packets and deals them to a fixed number of workers, all packets
-// of one client to the same, so that its order is kept and a flood of packets
-// is a full queue and not a flood of goroutines.
-func (s *Server) serve(ctx context.Context, l *link) error {
-	var wg sync.WaitGroup
-	var queues [workers]lanes
-	done := make(chan struct{})
-	for i := range queues {
-		q := lanes{make(chan received, queue), make(chan received, queue)}
-		queues[i] = q
-		wg.Go(func() {
-			for {
-				select {
-				case p := <-q.known:
-					s.packet(ctx, l, p)
-					continue
-				default:
-				}
-				select {
-				case p := <-q.known:
-					s.packet(ctx, l, p)
-				case p := <-q.others:
-					s.packet(ctx, l, p)
-				case <-done:
-					return
-				}
-			}
-		})
-	}
-	defer wg.Wait()
-	defer close(done)
-	s.Log.Info("DHCP listens", "interface", l.name)
-	pause := 10 * time.Millisecond
-	buf := make([]byte, 4096) // more than any Ethernet frame that gets here
-	for {
-		st := l.state.Load()
-		n, from, unicast, err := st.read(buf)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil && l.state.Load() != st:
-			continue // the interface was opened anew
-		case errors.Is(err, net.ErrClosed):
-			return fmt.Errorf("DHCP on %s: %w", l.name, err)
-		case err != nil:
-			// An interface that goes down for a moment is such an error.
-			if s.seen.first(l.name+" read", s.Now(), time.Minute) {
-				s.Log.Warn("DHCP cannot read; going on", "interface", l.name, "err", err)
-			}
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(pause):
-			}
-			pause = min(2*pause, 2*time.Second)
-			continue
-		}
-		pause = 10 * time.Millisecond
-		if n < fixed || buf[0] != 1 { // shorter than the fixed part, or not a BOOTREQUEST
-			s.count.drop(DropMalformed)
-			continue
-		}
-		q := queues[workerOf(dsas.MAC(buf[28:34]))]
-		lane := q.others
-		if s.known.has(dsas.MAC(buf[28:34])) {
-			lane = q.known
-		}
-		select {
-		case lane <- received{append([]byte(nil), buf[:n]...), from, unicast}:
-		default:
-			s.count.drop(DropQueue)
-			if s.seen.first(l.name+" full", s.Now(), time.Minute) {
-				s.Log.Warn("DHCP drops packets: too many at once", "interface", l.name)
-			}
-		}
-	}
-}
-
-// workerOf deals MACs (chaddr) to workers. All bytes count: the boxes of a rack
-// are often numbered in steps of 4 or 16.
-func workerOf(m dsas.MAC) int {
-	h := uint32(2166136261) // FNV-1a
-	for _, b := range m {
-		h = (h ^ uint32(b)) * 16777619
-	}
-	return int((h>>16 ^ h) % workers)
-}
-
-// news tells whether to log what anybody on the segment can bring about: the
-// same once in d, and of made-up keys (MACs, relays) no more than a person reads.
-func (s *Server) news(key string, d time.Duration) bool {
-	now := s.Now()
-	return s.seen.first(key, now, d) && s.lines.allow(now, time.Minute, maxLines)
-}
-
-// read gives the next packet; unicast: it was sent to an address of ours.
-func (st *linkState) read(buf []byte) (n int, from net.Addr, unicast bool, err error) {
-	if st.raw != nil {
-		return st.raw.readPacket(buf)
-	}
-	n, from, err = st.conn.ReadFrom(buf)
-	return n, from, false, err
-}
-
-// packet answers one packet.
-func (s *Server) packet(ctx context.Context, l *link, p received) {
-	if s.tap != nil {
-		s.tap(p.data)
-	}
-	req, err := parse(p.data)
-	if err != nil {
-		s.count.drop(DropMalformed)
-		if s.news(l.name+" parse", time.Minute) {
-			s.Log.Info("DHCP packet not understood", "interface", l.name, "from", p.from, "err", err)
-		}
-		return
-	}
-	s.count.received[receivedType(req)].Add(1)
-	work, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	var rep *reply
-	if s.Proxy {
-		rep, err = s.proxy(work, l, req, p.from)
-	} else {
-		rep, err = s.answer(work, l, req, p.unicast)
-	}
-	switch {
-	case err != nil:
-		s.notAnswered(l, req, err)
-	case rep == nil:
-	case rep.probe.IsValid():
-		if !s.checks.begin(rep.seen.mac) {
-			s.count.drop(DropSuperseded)
-			return
-		}
-		go s.probeAndSend(ctx, l, rep)
-	default:
-		s.sendReply(work, l, rep)
-	}
-}
-
-// notAnswered counts a packet that gets no answer, and says why once in a
-// while where that is news.
-func (s *Server) notAnswered(l *link, req *dhcpv4.DHCPv4, err error) {
-	why := DropError
-	var u unanswered
-	if errors.As(err, &u) {
-		why = u.why
-	}
-	s.count.drop(why)
-	if err == nil || errors.As(err, &u) && u.error == nil {
-		return
-	}
-	r := relayOf(req)
-	key := fmt.Sprint("drop ", why, " ", r.via(l.name))
-	if why == DropLimit {
-		key = err.Error() // names the port
-	}
-	if s.news(key, time.Minute) {
-		s.Log.Warn("DHCP request not answered", "mac", req.ClientHWAddr.String(), "type", req.MessageType(), "interface", l.name, "reason", why, "err", err)
-	}
-}
-
-// sendReply sends rep and records what is left to record.
-func (s *Server) sendReply(ctx context.Context, l *link, rep *reply) {
-	mac := rep.msg.ClientHWAddr.String()
-	if err := l.send(rep); err != nil {
-		s.count.drop(DropError)
-		if s.seen.first("send "+l.name, s.Now(), 10*time.Second) {
-			s.Log.Warn("DHCP answer not sent", "mac", mac, "interface", l.name, "err", err)
-		}
-		return
-	}
-	s.count.answered[typeName(rep.msg.MessageType())].Add(1)
-	if s.Log.Enabled(ctx, slog.LevelDebug) {
-		s.Log.Debug("DHCP", "mac", mac, "xid", rep.msg.TransactionID, "answer", rep.msg.MessageType(),
-			"address", rep.msg.YourIPAddr, "file", rep.msg.BootFileName, "to", rep.to)
-	}
-	s.recordPort(ctx, rep.seen)
-}
-
-// send brings a reply to where RFC 2131 section 4.1 wants it.
-func (l *link) send(r *reply) error {
-	st := l.state.Load()
-	b := padBootFile(r.msg.ToBytes())
-	if st.raw != nil && r.direct != nil {
-		return st.raw.SendFrame(r.direct, netip.AddrPortFrom(r.from, ServerPort), r.to, b)
-	}
-	if st.raw != nil && r.hw != nil {
-		return st.raw.SendFrame(r.hw, netip.AddrPortFrom(r.from, ServerPort), r.to, b)
-	}
-	to := r.to
-	if r.hw != nil { // no packet socket: everyone hears it
-		to = netip.AddrPortFrom(broadcast, to.Port())
-	}
-	if st.raw != nil {
-		return st.raw.sendFrom(r.from, to, b)
-	}
-	_, err := st.conn.WriteTo(b, net.UDPAddrFromAddrPort(to))
-	return err
 }

@@ -85,7 +85,7 @@ func TestGoldens(t *testing.T) {
 					what = "node w101"
 					b.store.AddNode(dsas.Node{Name: "w101", NICs: []dsas.NIC{{MAC: mac}}, Address: netip.MustParsePrefix("10.77.0.101/24"), Role: "web"})
 				}
-				r, err := b.s.answer(context.Background(), b.l, req, false)
+				r, err := b.s.answer(context.Background(), new(slate), b.l, req, false)
 				fmt.Fprintf(&text, "%s of %s:\n", req.MessageType(), what)
 				switch {
 				case r == nil:

@@ -40,7 +40,7 @@ func TestFlood(t *testing.T) {
 			t.Fatal(err)
 		}
 		req.OpCode = dhcpv4.OpcodeBootRequest
-		r, err := b.s.answer(context.Background(), b.l, req, false)
+		r, err := b.s.answer(context.Background(), new(slate), b.l, req, false)
 		if err != nil || r == nil {
 			if err == nil || !strings.Contains(err.Error(), "port evil of interface eth1") {
 				t.Fatalf("MAC %d: %v; want an error that names the port", i, err)
@@ -52,7 +52,7 @@ func TestFlood(t *testing.T) {
 		if i%2 == 0 {
 			req.UpdateOption(dhcpv4.OptMessageType(dhcpv4.MessageTypeRequest))
 			req.UpdateOption(dhcpv4.OptRequestedIPAddress(r.msg.YourIPAddr))
-			if r, err = b.s.answer(context.Background(), b.l, req, false); err == nil && r.msg.MessageType() == dhcpv4.MessageTypeAck {
+			if r, err = b.s.answer(context.Background(), new(slate), b.l, req, false); err == nil && r.msg.MessageType() == dhcpv4.MessageTypeAck {
 				acked++
 			}
 		}
@@ -110,7 +110,7 @@ func (s *Server) try(t *testing.T, l *link, mac dsas.MAC, mods ...dhcpv4.Modifie
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, _ := s.answer(context.Background(), l, m, false)
+	r, _ := s.answer(context.Background(), new(slate), l, m, false)
 	return r
 }
 
@@ -135,9 +135,9 @@ func (s *takes) Offer(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id str
 	return s.Store.Offer(ctx, sub, mac, id, want, now)
 }
 
-func (s *takes) LeaseFor(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+func (s *takes) Bind(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, func(context.Context) error, error) {
 	s.n++
-	return s.Store.LeaseFor(ctx, sub, mac, id, want, now)
+	return s.Store.Bind(ctx, sub, mac, id, want, now)
 }
 
 // TestRefusedTakesNothing: a REQUEST that is refused and a DECLINE of what one
@@ -242,18 +242,18 @@ func TestWorkerOf(t *testing.T) {
 func TestPortsAreFew(t *testing.T) {
 	b := newBench(t)
 	for i := range 20 {
-		b.s.recordPort(t.Context(), &client{mac: nodeMAC, node: &dsas.Node{}, link: b.l, relay: relayed{agent: netip.AddrFrom4([4]byte{10, 77, 0, byte(2 + i%2)})}})
+		b.record(&client{mac: nodeMAC, node: &dsas.Node{}, link: b.l, relay: relayed{agent: netip.AddrFrom4([4]byte{10, 77, 0, byte(2 + i%2)})}})
 	}
 	if n := len(b.store.Ports()); n != 1 {
 		t.Errorf("%d records of one box; want 1", n)
 	}
 	b.now = b.now.Add(recordChange)
-	b.s.recordPort(t.Context(), &client{mac: nodeMAC, node: &dsas.Node{}, link: b.l, relay: relayed{agent: netip.AddrFrom4([4]byte{10, 77, 0, 9})}})
+	b.record(&client{mac: nodeMAC, node: &dsas.Node{}, link: b.l, relay: relayed{agent: netip.AddrFrom4([4]byte{10, 77, 0, 9})}})
 	if n := len(b.store.Ports()); n != 2 {
 		t.Errorf("%d records after a box moved; want 2", n)
 	}
 	for i := range uint32(1000) {
-		b.s.recordPort(t.Context(), &client{mac: madeUp(i), link: b.l, relay: relayed{circuit: []byte("evil")}})
+		b.record(&client{mac: madeUp(i), link: b.l, relay: relayed{circuit: []byte("evil")}})
 	}
 	if n := len(b.store.Ports()); n != 2+maxStrangers {
 		t.Errorf("%d records after a flood; want %d more", n, maxStrangers)

@@ -1,6 +1,7 @@
 package dhcp
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -39,13 +40,27 @@ type reply struct {
 	back *dsas.Lease
 	// seen is what the request tells of where the client hangs, to be recorded.
 	seen *client
+	// onDisk waits until what the answer promises is there, and it may go; nil: it
+	// may go now.
+	onDisk func(context.Context) error
+}
+
+// slate is the memory of one request and its answer, which the next ones use
+// again. Who keeps something of it keeps all of it.
+type slate struct {
+	req, msg dhcpv4.DHCPv4
+	client   client
+	node     dsas.Node
+	reply    reply
+	urlAt    netip.AddrPort // url is of
+	url      string
 }
 
 // reply writes an OFFER or ACK. The boot options are sent whether or not
 // option 55 asks for them: some firmware does not and wants them all the same.
 func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *reply {
 	m := c.message(t)
-	set := func(code dhcpv4.OptionCode, v []byte) { m.UpdateOption(dhcpv4.OptGeneric(code, v)) }
+	set := func(code dhcpv4.OptionCode, v []byte) { m.Options[code.Code()] = v }
 	sub := &c.subnet
 	if addr.IsValid() {
 		m.YourIPAddr = addr.AsSlice()
@@ -60,7 +75,7 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 		m.ClientIPAddr = c.req.ClientIPAddr // INFORM
 	}
 	network(m, c.req, sub)
-	if c.node != nil && !c.elsewhere && wants(c.req, dhcpv4.OptionHostName) {
+	if c.node != nil && !c.elsewhere && wanted(c.req).has(dhcpv4.OptionHostName) {
 		set(dhcpv4.OptionHostName, []byte(c.node.Name))
 	}
 	if p.BootFile != "" {
@@ -88,7 +103,8 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 		set(dhcpv4.OptionVendorSpecificInformation, c.vendor)
 	}
 	fit(m, room(c.req))
-	r := &reply{msg: m, from: sub.Server, seen: c}
+	r := c.newReply(m)
+	r.seen = c
 	switch ci, has := addrOf(c.req.ClientIPAddr); {
 	case c.relay.agent.IsValid():
 		r.to = netip.AddrPortFrom(c.relay.agent, ServerPort)
@@ -125,7 +141,8 @@ func (c *client) onLink() bool {
 func (c *client) nak(why string) *reply {
 	m := c.message(dhcpv4.MessageTypeNak)
 	m.UpdateOption(dhcpv4.OptMessage(why))
-	r := &reply{msg: m, from: c.subnet.Server, seen: c}
+	r := c.newReply(m)
+	r.seen = c
 	switch ci, has := addrOf(c.req.ClientIPAddr); {
 	case c.relay.agent.IsValid():
 		// The client may have no working address: the relay is to broadcast.
@@ -144,27 +161,39 @@ func (c *client) nak(why string) *reply {
 // flags, giaddr, chaddr, and the options 61 (RFC 6842) and 82 (RFC 3046).
 func (c *client) message(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 	q := c.req
-	m := &dhcpv4.DHCPv4{
+	opts := c.slate.msg.Options
+	if opts == nil {
+		opts = dhcpv4.Options{}
+	}
+	clear(opts)
+	m := &c.slate.msg
+	*m = dhcpv4.DHCPv4{
 		OpCode: dhcpv4.OpcodeBootReply, HWType: q.HWType, TransactionID: q.TransactionID,
 		Flags: q.Flags, GatewayIPAddr: q.GatewayIPAddr, ClientHWAddr: q.ClientHWAddr,
 		ClientIPAddr: net.IPv4zero, YourIPAddr: net.IPv4zero, ServerIPAddr: net.IPv4zero,
-		Options: dhcpv4.Options{},
+		Options: opts,
 	}
 	if t == dhcpv4.MessageTypeAck {
 		m.ClientIPAddr = q.ClientIPAddr // RFC 2131 table 3
 	}
-	m.UpdateOption(dhcpv4.OptMessageType(t))
+	opts[dhcpv4.OptionDHCPMessageType.Code()] = []byte{byte(t)}
 	id := c.subnet.Server
 	if c.relay.serverID.IsValid() {
 		id = c.relay.serverID
 	}
-	m.UpdateOption(dhcpv4.OptServerIdentifier(id.AsSlice()))
-	for _, code := range []dhcpv4.OptionCode{dhcpv4.OptionClientIdentifier, dhcpv4.OptionRelayAgentInformation} {
-		if v := q.Options.Get(code); v != nil {
-			m.UpdateOption(dhcpv4.OptGeneric(code, v))
+	opts[dhcpv4.OptionServerIdentifier.Code()] = id.AsSlice()
+	for _, code := range [...]uint8{dhcpv4.OptionClientIdentifier.Code(), dhcpv4.OptionRelayAgentInformation.Code()} {
+		if v := q.Options[code]; v != nil {
+			opts[code] = v
 		}
 	}
 	return m
+}
+
+// newReply is an answer of m, whose way is still open.
+func (c *client) newReply(m *dhcpv4.DHCPv4) *reply {
+	c.slate.reply = reply{msg: m, from: c.subnet.Server}
+	return &c.slate.reply
 }
 
 func (c *client) name() string {

@@ -30,7 +30,7 @@ var leastImportant = []dhcpv4.OptionCode{
 // fit drops options until m has at most limit bytes; it gives what it dropped.
 func fit(m *dhcpv4.DHCPv4, limit int) (dropped []uint8) {
 	for _, code := range leastImportant {
-		if len(m.ToBytes()) <= limit {
+		if messageLen(m) <= limit {
 			return dropped
 		}
 		if m.Options.Has(code) {
@@ -38,7 +38,7 @@ func fit(m *dhcpv4.DHCPv4, limit int) (dropped []uint8) {
 			dropped = append(dropped, code.Code())
 		}
 	}
-	if m.BootFileName != "" && len(m.ToBytes()) > limit {
+	if m.BootFileName != "" && messageLen(m) > limit {
 		delete(m.Options, dhcpv4.OptionBootfileName.Code())
 		dropped = append(dropped, dhcpv4.OptionBootfileName.Code())
 	}
@@ -49,14 +49,15 @@ func fit(m *dhcpv4.DHCPv4, limit int) (dropped []uint8) {
 // client asks for. The mask and the router come unasked: there are boot ROMs
 // that do not ask and need them.
 func network(m, req *dhcpv4.DHCPv4, sub *dsas.Subnet) {
+	asked := wanted(req)
 	set := func(code dhcpv4.OptionCode, v []byte) {
-		if len(v) > 0 && wants(req, code) {
-			m.UpdateOption(dhcpv4.OptGeneric(code, v))
+		if len(v) > 0 && asked.has(code) {
+			m.Options[code.Code()] = v
 		}
 	}
-	m.UpdateOption(dhcpv4.OptSubnetMask(net.CIDRMask(sub.Prefix.Bits(), 32)))
+	m.Options[dhcpv4.OptionSubnetMask.Code()] = net.CIDRMask(sub.Prefix.Bits(), 32)
 	if sub.Gateway.Is4() {
-		m.UpdateOption(dhcpv4.OptRouter(sub.Gateway.AsSlice()))
+		m.Options[dhcpv4.OptionRouter.Code()] = sub.Gateway.AsSlice()
 	}
 	if bits := sub.Prefix.Bits(); bits < 31 {
 		a := sub.Prefix.Masked().Addr().As4()

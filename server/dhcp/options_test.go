@@ -135,7 +135,7 @@ func TestOverload(t *testing.T) {
 	if got := string(req.Options.Get(dhcpv4.OptionClassIdentifier)); got != "PXEClient" || !req.Options.Has(dhcpv4.OptionClientSystemArchitectureType) || req.BootFileName != "" {
 		t.Errorf("parse: vendor class %q, file %q; want PXEClient from three places, and no file", got, req.BootFileName)
 	}
-	r, err := newBench(t).s.answer(context.Background(), testLink(near), req, false)
+	r, err := newBench(t).s.answer(context.Background(), new(slate), testLink(near), req, false)
 	if err != nil || r.msg.BootFileName != undionly || r.msg.Options.Has(dhcpv4.OptionOptionOverload) {
 		t.Errorf("answer = %+v, %v; want the boot file, and no option 52", r, err)
 	}
@@ -208,7 +208,7 @@ func TestRelayDetails(t *testing.T) {
 		t.Fatalf("REQUEST with the relay's option 54: %+v; want an ACK", r)
 	}
 	for range 3 {
-		b.s.recordPort(context.Background(), r.seen)
+		b.record(r.seen)
 	}
 	ports := b.store.Ports()
 	if len(ports) != 1 || ports[0].MAC != f1 || ports[0].CircuitID != "ge5" || ports[0].RemoteID != "0x000102" || ports[0].Relay.String() != "10.78.0.254" {

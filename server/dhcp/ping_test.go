@@ -56,7 +56,7 @@ func TestRelayedSameClientID(t *testing.T) {
 	s, relay := newRelayed(t)
 	s.start(relay, strings.Fields("dhcrelay -4 -d --no-pid -a -id dnl -iu upl 10.77.0.1")...)
 	const id = "ff00112233445566"
-	l, err := s.store.LeaseFor(t.Context(), behind(), strangeMAC, id, far.Pool.First, time.Now())
+	l, _, err := s.store.Bind(t.Context(), behind(), strangeMAC, id, far.Pool.First, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,18 +44,22 @@ func (r *recentPorts) news(p dsas.Port, may func() bool) bool {
 	return true
 }
 
-// recordPort keeps which relay and switch port a box's request came through.
-// A request without either tells nothing.
-func (s *Server) recordPort(ctx context.Context, c *client) {
+// portNews gives which relay and switch port a box's request came through, where
+// that is to be recorded. A request without either tells nothing.
+func (s *Server) portNews(c *client) (dsas.Port, bool) {
 	if c == nil || !c.relay.agent.IsValid() && len(c.relay.circuit) == 0 && len(c.relay.remote) == 0 {
-		return
+		return dsas.Port{}, false
 	}
 	p := dsas.Port{MAC: c.mac, Relay: c.relay.agent, CircuitID: idText(c.relay.circuit), RemoteID: idText(c.relay.remote), Interface: c.link.name, Seen: s.Now()}
 	// Made-up MACs shall not keep the disk from others.
-	if !s.ports.news(p, func() bool { return c.node != nil || s.strangePorts.allow(p.Seen, time.Second, maxStrangers) }) {
-		return
-	}
+	ok := s.ports.news(p, func() bool { return c.node != nil || s.strangePorts.allow(p.Seen, time.Second, maxStrangers) })
+	return p, ok
+}
+
+func (s *Server) recordPort(ctx context.Context, p dsas.Port) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	if err := s.Store.RecordPort(ctx, p); err != nil && s.seen.first("record port", s.Now(), time.Minute) {
-		s.Log.Warn("switch port of a box not recorded", "mac", c.mac, "err", err)
+		s.Log.Warn("switch port of a box not recorded", "mac", p.MAC, "err", err)
 	}
 }

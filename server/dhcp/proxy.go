@@ -2,7 +2,6 @@ package dhcp
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -41,7 +40,7 @@ var takeFile = []byte{pxeDiscoveryControl, 1, 8, pxeEnd}
 // firmware or of iPXE gets an offer without an address, on 4011 a REQUEST gets
 // its boot file. Whatever we have no boot file for hears nothing of us, so that
 // the other server's answer stands. Nobody is ever given or refused an address.
-func (s *Server) proxy(ctx context.Context, l *link, req *dhcpv4.DHCPv4, sender net.Addr) (*reply, error) {
+func (s *Server) proxy(ctx context.Context, m *slate, l *link, req *dhcpv4.DHCPv4, sender netip.AddrPort) (*reply, error) {
 	mac, ok := dsas.MACFrom(req.ClientHWAddr)
 	if !ok || mac[0]&1 != 0 || req.OpCode != dhcpv4.OpcodeBootRequest {
 		return nil, unanswered{DropMalformed, errors.New("not from an Ethernet address")}
@@ -60,25 +59,25 @@ func (s *Server) proxy(ctx context.Context, l *link, req *dhcpv4.DHCPv4, sender 
 		// A REQUEST on 67 takes an address, or gives one back: not ours to say.
 		return nil, unanswered{DropOther, nil}
 	}
-	c := client{req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)), asks: asks, link: l, relay: relayOf(req)}
-	if err := s.findNode(ctx, &c); err != nil {
+	c := m.begin(l, mac, req)
+	if err := s.findNode(ctx, c); err != nil {
 		return nil, err
 	}
-	if c.subnet, ok = s.proxySubnet(l, &c, sender); !ok {
+	if c.subnet, ok = s.proxySubnet(l, c, sender); !ok {
 		return nil, unanswered{DropNoSubnet, fmt.Errorf("no subnet for %s", c.relay.via(l.name))}
 	}
 	c.elsewhere = c.node != nil && !c.subnet.Prefix.Contains(c.node.Address.Addr())
-	s.unknown(ctx, &c, netip.Addr{})
-	plan, err := s.plan(ctx, &c)
+	s.unknown(ctx, c, netip.Addr{})
+	plan, err := s.plan(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	s.refused(ctx, &c, plan)
+	s.refused(ctx, c, plan)
 	if plan.BootFile == "" {
 		return nil, unanswered{DropOther, nil}
 	}
 	if at4011 {
-		s.proxied(ctx, &c, plan)
+		s.proxied(ctx, c, plan)
 		return c.bootServerAck(class, plan, sender), nil
 	}
 	// UEFI firmware takes an offer that names a file in several ways, old ones
@@ -86,7 +85,7 @@ func (s *Server) proxy(ctx context.Context, l *link, req *dhcpv4.DHCPv4, sender 
 	// PXEClient and nothing more, as dnsmasq and pixiecore found before us.
 	direct := asks.IsIPXE() || class == classHTTP || strings.HasPrefix(asks.VendorClass, "PXEClient:Arch:00000") || asks.HasArch && asks.Arch == dsas.ArchBIOS
 	if direct {
-		s.proxied(ctx, &c, plan)
+		s.proxied(ctx, c, plan)
 	}
 	return c.proxyOffer(class, plan, direct, asks.IsIPXE()), nil
 }
@@ -111,11 +110,11 @@ func proxyClass(r *boot.Request) string {
 
 // proxySubnet is subnetFor, and by the sender's address on port 4011, where a
 // box has one.
-func (s *Server) proxySubnet(l *link, c *client, sender net.Addr) (dsas.Subnet, bool) {
+func (s *Server) proxySubnet(l *link, c *client, sender netip.AddrPort) (dsas.Subnet, bool) {
 	_, relayed := addrOf(c.req.GatewayIPAddr)
-	if from, ok := addrPort(sender); ok && !relayed {
+	if hasAddr(sender) && !relayed {
 		for _, sub := range s.Subnets {
-			if sub.Prefix.Contains(from.Addr()) {
+			if sub.Prefix.Contains(sender.Addr()) {
 				return sub, true
 			}
 		}
@@ -134,7 +133,7 @@ func (c *client) proxyOffer(class string, p boot.Plan, direct, ipxe bool) *reply
 			m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, takeFile))
 		}
 	}
-	r := &reply{msg: m, from: c.subnet.Server}
+	r := c.newReply(m)
 	if gi, relayed := addrOf(c.req.GatewayIPAddr); relayed {
 		r.to = netip.AddrPortFrom(gi, ServerPort)
 		return r
@@ -145,7 +144,7 @@ func (c *client) proxyOffer(class string, p boot.Plan, direct, ipxe bool) *reply
 }
 
 // bootServerAck writes a boot server's answer, to where the request came from.
-func (c *client) bootServerAck(class string, p boot.Plan, sender net.Addr) *reply {
+func (c *client) bootServerAck(class string, p boot.Plan, sender netip.AddrPort) *reply {
 	m := c.message(dhcpv4.MessageTypeAck)
 	c.pxe(m, class, p)
 	setFile(m, p)
@@ -154,9 +153,9 @@ func (c *client) bootServerAck(class string, p boot.Plan, sender net.Addr) *repl
 		v := append([]byte{pxeBootItem, 4}, item...)
 		m.UpdateOption(dhcpv4.OptGeneric(dhcpv4.OptionVendorSpecificInformation, append(v, pxeEnd)))
 	}
-	r := &reply{msg: m, from: c.subnet.Server}
-	if from, ok := addrPort(sender); ok {
-		r.to = from
+	r := c.newReply(m)
+	if hasAddr(sender) {
+		r.to = sender
 	} else if ci, ok := addrOf(c.req.ClientIPAddr); ok {
 		r.to = netip.AddrPortFrom(ci, ClientPort)
 	} else {
@@ -215,16 +214,19 @@ func (s *Server) proxied(ctx context.Context, c *client, p boot.Plan) {
 // probing tells whether it is open still if there is another DHCP server.
 func (s *Server) probing() bool { return s.Probing != nil && s.Probing() }
 
-// addrPort gives where a packet came from; ok is false for a box without an
-// address.
-func addrPort(a net.Addr) (netip.AddrPort, bool) {
+// hasAddr tells whether a sender has an address already.
+func hasAddr(sender netip.AddrPort) bool {
+	return sender.Addr().Is4() && !sender.Addr().IsUnspecified() && sender.Port() != 0
+}
+
+// addrPort gives where a packet came from.
+func addrPort(a net.Addr) netip.AddrPort {
 	u, ok := a.(*net.UDPAddr)
 	if !ok {
-		return netip.AddrPort{}, false
+		return netip.AddrPort{}
 	}
 	ap := u.AddrPort()
-	ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	return ap, ap.Addr().Is4() && !ap.Addr().IsUnspecified() && ap.Port() != 0
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
 func portOf(a net.Addr) int {

@@ -52,7 +52,7 @@ func (b *bench) askProxy(l *link, m *dhcpv4.DHCPv4, sender string) *reply {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	r, err := b.s.proxy(context.Background(), l, m, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(sender)))
+	r, err := b.s.proxy(context.Background(), new(slate), l, m, netip.MustParseAddrPort(sender))
 	if err != nil {
 		b.t.Logf("proxy: %v", err)
 		return nil
@@ -304,7 +304,7 @@ func FuzzProxy(f *testing.F) {
 			port = BootPort
 		}
 		copy(m.ClientHWAddr, nodeMAC[:])
-		r, err := s.proxy(context.Background(), boundLink(port), m, &net.UDPAddr{IP: net.IPv4(10, 77, 0, 150), Port: 68})
+		r, err := s.proxy(context.Background(), new(slate), boundLink(port), m, netip.MustParseAddrPort("10.77.0.150:68"))
 		if err != nil || r == nil {
 			return
 		}

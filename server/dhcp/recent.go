@@ -13,7 +13,7 @@ type recent struct {
 	max int
 }
 
-func newRecent(max int) *recent { return &recent{m: map[string]time.Time{}, max: max} }
+func newRecent(max int) *recent { return &recent{m: make(map[string]time.Time, max), max: max} }
 
 // first tells whether key was not seen within d before now.
 func (r *recent) first(key string, now time.Time, d time.Duration) bool {

@@ -18,7 +18,11 @@ func (s *Server) unknown(ctx context.Context, c *client, addr netip.Addr) {
 	}
 	now := s.Now()
 	// Once per exchange: the DISCOVERs that repeat within it are one question.
-	if !s.seen.first(fmt.Sprintf("unknown %s %s %t", c.mac, c.req.TransactionID, addr.IsValid()), now, time.Minute) {
+	key := "unknown " + c.mac.String() + c.req.TransactionID.String()
+	if addr.IsValid() {
+		key += " has"
+	}
+	if !s.seen.first(key, now, time.Minute) {
 		return
 	}
 	if !s.strange.allow(now, time.Second, maxStrangers) {
@@ -60,9 +64,9 @@ func (s *Server) acked(ctx context.Context, c *client, addr netip.Addr, p boot.P
 	if c.node == nil || !c.asks.IsPXE() || !s.seen.first("ack "+c.mac.String()+c.req.TransactionID.String(), s.Now(), time.Minute) {
 		return
 	}
-	msg := fmt.Sprintf("%s, no boot file: %s", addr, p.Reason)
+	msg := addr.String() + ", no boot file: " + p.Reason
 	if p.BootFile != "" {
-		msg = fmt.Sprintf("%s, boot file %s", addr, p.BootFile)
+		msg = addr.String() + ", boot file " + p.BootFile
 	}
 	s.event(ctx, dsas.Event{Node: c.name(), MAC: c.mac, Kind: dsas.KindDHCP, Message: msg})
 }

@@ -2,11 +2,14 @@ package dhcp
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/iana"
 
 	"dsas"
 	"dsas/server/boot"
@@ -19,33 +22,113 @@ const (
 	fixed   = 240 // up to and with the magic cookie
 )
 
-// parse reads a request. Options may go on in `file` and `sname` (option 52,
-// RFC 2132 section 9.3); what is in several pieces is one value (RFC 3396
-// section 7: options field, then file, then sname).
+// parse reads a request; what it gives refers to data.
 func parse(data []byte) (*dhcpv4.DHCPv4, error) {
-	req, err := dhcpv4.FromBytes(data)
-	if err != nil {
-		return nil, err
+	m := new(dhcpv4.DHCPv4)
+	return m, parseInto(m, data)
+}
+
+// parseInto is parse into a message that may have been another one before.
+// Options may go on in `file` and `sname` (option 52, RFC 2132 section 9.3);
+// what is in several pieces is one value (RFC 3396 section 7: options field,
+// then file, then sname).
+func parseInto(m *dhcpv4.DHCPv4, data []byte) error {
+	opts := m.Options
+	if opts == nil {
+		opts = dhcpv4.Options{}
 	}
-	over := req.Options.Get(dhcpv4.OptionOptionOverload)
+	clear(opts)
+	*m = dhcpv4.DHCPv4{Options: opts}
+	if len(data) < fixed {
+		return fmt.Errorf("%d bytes; the fixed part of a message alone has %d", len(data), fixed)
+	}
+	m.OpCode, m.HWType, m.HopCount = dhcpv4.OpcodeType(data[0]), iana.HWType(data[1]), data[3]
+	copy(m.TransactionID[:], data[4:])
+	m.NumSeconds, m.Flags = binary.BigEndian.Uint16(data[8:]), binary.BigEndian.Uint16(data[10:])
+	field := func(at, n int) []byte { return data[at : at+n : at+n] }
+	m.ClientIPAddr, m.YourIPAddr, m.ServerIPAddr, m.GatewayIPAddr = field(12, 4), field(16, 4), field(20, 4), field(24, 4)
+	m.ClientHWAddr = field(28, min(int(data[2]), 16))
+	if c := binary.BigEndian.Uint32(data[fixed-4:]); c != magicCookie {
+		return fmt.Errorf("magic cookie %08x; want %08x", c, magicCookie)
+	}
+	ended, err := readOptions(opts, data[fixed:])
+	if err != nil {
+		return err
+	}
+	if !ended && len(data) > fixed {
+		return errors.New("the options have no end")
+	}
+	over := opts.Get(dhcpv4.OptionOptionOverload)
 	if len(over) != 1 || over[0] == 0 || over[0] > 3 {
-		return req, nil
+		m.ServerHostName, m.BootFileName = untilNUL(data[snameAt:fileAt]), untilNUL(data[fileAt:fixed-4])
+		return nil
 	}
 	// Taken out: an answer that repeats fields must not repeat this one.
-	delete(req.Options, dhcpv4.OptionOptionOverload.Code())
-	if over[0]&1 != 0 {
-		req.BootFileName = ""
-		if err := req.Options.FromBytes(data[fileAt : fileAt+128]); err != nil {
-			return nil, fmt.Errorf("options in the file field: %w", err)
-		}
+	delete(opts, dhcpv4.OptionOptionOverload.Code())
+	if over[0]&1 == 0 {
+		m.BootFileName = untilNUL(data[fileAt : fixed-4])
+	} else if _, err := readOptions(opts, data[fileAt:fixed-4]); err != nil {
+		return fmt.Errorf("options in the file field: %w", err)
 	}
-	if over[0]&2 != 0 {
-		req.ServerHostName = ""
-		if err := req.Options.FromBytes(data[snameAt : snameAt+64]); err != nil {
-			return nil, fmt.Errorf("options in the sname field: %w", err)
-		}
+	if over[0]&2 == 0 {
+		m.ServerHostName = untilNUL(data[snameAt:fileAt])
+	} else if _, err := readOptions(opts, data[snameAt:fileAt]); err != nil {
+		return fmt.Errorf("options in the sname field: %w", err)
 	}
-	return req, nil
+	return nil
+}
+
+// readOptions adds the options in b; ended: they had their end. Values refer to
+// b, those that come in several pieces to memory of their own.
+func readOptions(opts dhcpv4.Options, b []byte) (ended bool, err error) {
+	for len(b) > 0 {
+		code := b[0]
+		switch {
+		case code == dhcpv4.OptionPad.Code():
+			b = b[1:]
+			continue
+		case code == dhcpv4.OptionEnd.Code():
+			return true, nil
+		case len(b) < 2:
+			return false, nil
+		case len(b) < 2+int(b[1]):
+			return false, fmt.Errorf("option %d ends after the message", code)
+		}
+		n := 2 + int(b[1])
+		v := b[2:n:n]
+		if had := opts[code]; had != nil {
+			v = append(had, v...)
+		} else if len(v) == 0 {
+			v = nil // nothing was said: none of these is worth giving back
+		}
+		opts[code] = v
+		b = b[n:]
+	}
+	return false, nil
+}
+
+func untilNUL(b []byte) string {
+	if i := bytes.IndexByte(b, 0); i >= 0 {
+		b = b[:i]
+	}
+	return string(b)
+}
+
+// typeOf gives option 53, MessageTypeNone where there is none.
+func typeOf(m *dhcpv4.DHCPv4) dhcpv4.MessageType {
+	if v := m.Options[dhcpv4.OptionDHCPMessageType.Code()]; len(v) == 1 {
+		return dhcpv4.MessageType(v[0])
+	}
+	return dhcpv4.MessageTypeNone
+}
+
+// addrIn gives the address that an option holds; ok is false where it holds none.
+func addrIn(m *dhcpv4.DHCPv4, code dhcpv4.OptionCode) (a netip.Addr, ok bool) {
+	v := m.Options[code.Code()]
+	if len(v) != 4 {
+		return a, false
+	}
+	return addrOf(v)
 }
 
 // Sub-options of option 82.
@@ -143,11 +226,16 @@ func Classify(req *dhcpv4.DHCPv4) boot.Request {
 // optionEtherboot is iPXE's own option (IANA: "Etherboot", tentative).
 const optionEtherboot = dhcpv4.GenericOptionCode(175)
 
-// wants tells whether the client asks for an option (option 55). One that
-// lists nothing gets everything.
-func wants(req *dhcpv4.DHCPv4, code dhcpv4.OptionCode) bool {
-	list := req.Options.Get(dhcpv4.OptionParameterRequestList)
-	return len(list) == 0 || bytes.IndexByte(list, code.Code()) >= 0
+// parameters is option 55: what the client asks for. One that lists nothing gets
+// everything.
+type parameters []byte
+
+func wanted(req *dhcpv4.DHCPv4) parameters {
+	return req.Options.Get(dhcpv4.OptionParameterRequestList)
+}
+
+func (p parameters) has(code dhcpv4.OptionCode) bool {
+	return len(p) == 0 || bytes.IndexByte(p, code.Code()) >= 0
 }
 
 // room is how many bytes an answer may have: option 57 counts the whole IP

@@ -168,12 +168,13 @@ func (s *Server) renewed(ctx context.Context, c *client, lease dsas.Lease) {
 	case !s.canAsk(c):
 		s.Store.Prove(ctx, c.mac, lease.Address)
 	case s.checks.begin(c.mac):
+		mac, l := c.mac, c.link // c is the next client's by then
 		go func() {
-			defer s.checks.end(c.mac)
+			defer s.checks.end(mac)
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWithin)
 			defer cancel()
-			if who, used := c.link.state.Load().raw.arp.inUse(ctx, lease.Address, dsas.MAC{}); used && who == c.mac {
-				s.Store.Prove(ctx, c.mac, lease.Address)
+			if who, used := l.state.Load().raw.arp.inUse(ctx, lease.Address, dsas.MAC{}); used && who == mac {
+				s.Store.Prove(ctx, mac, lease.Address)
 			}
 		}()
 	}

@@ -128,8 +128,8 @@ func (k kept) Offer(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id strin
 	return k.st.Offer(ctx, sub, mac, id, want, now)
 }
 
-func (k kept) LeaseFor(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
-	return k.st.LeaseFor(ctx, sub, mac, id, want, now)
+func (k kept) Bind(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, func(context.Context) error, error) {
+	return k.st.Bind(ctx, sub, mac, id, want, now)
 }
 
 func (k kept) MayHave(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, a netip.Addr, now time.Time) (may, has bool, err error) {

@@ -67,7 +67,7 @@ func (c *counters) drop(why string) { c.dropped[why].Add(1) }
 
 // receivedType gives a request's label.
 func receivedType(req *dhcpv4.DHCPv4) string {
-	switch t := typeName(req.MessageType()); t {
+	switch t := typeName(typeOf(req)); t {
 	case "offer", "ack", "nak":
 		return "other"
 	default:

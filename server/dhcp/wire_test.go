@@ -188,7 +188,7 @@ func TestSameClientID(t *testing.T) {
 	s := newSegment(t)
 	first := dsas.MAC{0x52, 0x54, 0, 0, 5, 5}
 	const id = "ff00112233445566"
-	l, err := s.store.LeaseFor(t.Context(), near, first, id, near.Pool.First, time.Now())
+	l, _, err := s.store.Bind(t.Context(), near, first, id, near.Pool.First, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

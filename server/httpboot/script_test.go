@@ -316,9 +316,9 @@ func TestDiscovery(t *testing.T) {
 	if a := f.get(pool, scriptPath(macNew)); a.code != 200 || !strings.Contains(a.body, "127.77.0.200 is not leased to "+macNew.String()) {
 		t.Errorf("script without a lease = %d:\n%s", a.code, a.body)
 	}
-	l, err := f.LeaseFor(t.Context(), subnet, macNew, "", pool, f.now())
+	l, _, err := f.Bind(t.Context(), subnet, macNew, "", pool, f.now())
 	if err != nil || l.Address != pool {
-		t.Fatalf("LeaseFor = %+v, %v", l, err)
+		t.Fatalf("Bind = %+v, %v", l, err)
 	}
 	if _, token := tokenIn(f.get(pool, scriptPath(mac101)).body); token != "" {
 		t.Error("a node's script was given to a pool address")

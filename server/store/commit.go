@@ -22,9 +22,11 @@ const (
 	maxGroup = 512
 	// lazyDelay is how long a job that nobody waits for may stay in memory
 	// while no other brings it to disk. In a burst, which lazyBurst of them
-	// are, answers go before records: up to lazyLatest, or half of maxLazy.
+	// are, or such that come closer than lazyLull, answers go before records: up
+	// to lazyLatest, or half of maxLazy.
 	lazyDelay  = 200 * time.Millisecond
 	lazyBurst  = 100
+	lazyLull   = 3 * time.Millisecond
 	lazyLatest = 2 * time.Second
 	// maxLazy bounds them; above it whoever adds one is told to forget it.
 	maxLazy = 8192
@@ -58,6 +60,10 @@ type job struct {
 	// plain: fn is one or two statements that fail only where the whole
 	// database does, and needs no savepoint.
 	plain bool
+	// calm: it may wait in the queue until the first that waits for it hurries.
+	calm bool
+	// aside: fn touches nothing that a progress is made of, but through applyEvent.
+	aside bool
 	// panicked is what fn panicked with; its caller gets it.
 	panicked any
 	then     []func() // after the commit, in commit order
@@ -183,6 +189,7 @@ func (s *Store) commit(group []*job) {
 	errs := make([]error, len(live))
 	err := s.runGroup(ctx, st, live, errs)
 	if err != nil {
+		s.progress.forget()
 		// None of them: each finds what it left, if the last is taken back first.
 		for i := len(live) - 1; i >= 0; i-- {
 			live[i].takeBack()
@@ -235,6 +242,9 @@ func (s *Store) runGroup(ctx context.Context, st *stmts, group []*job, errs []er
 	wrote := false
 	for i, j := range group {
 		t := &txn{Tx: tx, stmts: st, job: j}
+		if !j.aside {
+			s.progress.forget()
+		}
 		if j.plain {
 			if err := j.run(ctx, t); err != nil {
 				return err
@@ -335,8 +345,9 @@ func (j *job) end(ctx context.Context) error {
 }
 
 // later queues fn to be written within a moment, with whatever is written then.
+// fn is as job's plain and aside say.
 func (s *Store) later(fn txFunc) error {
-	return s.queue.add(&job{fn: fn, urgency: lazy, plain: true})
+	return s.queue.add(&job{fn: fn, urgency: lazy, plain: true, aside: true})
 }
 
 // inTx runs fn in a transaction of its own, outside of the queue: while the

@@ -51,92 +51,92 @@ func scanAddr(scan func(...any) error) (netip.Addr, error) {
 	return fromAddrKey(b), err
 }
 
-// LeaseFor gives mac an address of subnet's pool from now on for subnet.Lease;
-// it is on disk when LeaseFor returns. A MAC keeps the address it had. Else
-// want is taken where it is free, else the lowest that nobody had, else the one
-// whose lease ran out first. Never given: a node's or a site's address, the
-// server's, the gateway's. ErrPoolExhausted when nothing is left.
-func (s *Store) LeaseFor(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+// Bind gives mac an address of subnet's pool from now on for subnet.Lease. The
+// lease counts once onDisk has returned nil; nil instead of it says that what is
+// on disk promises as much already. onDisk must be called, once. A MAC keeps the
+// address it had. Else want is taken where it is free, else the lowest that nobody
+// had, else the one whose lease ran out first. Never given: a node's or a site's
+// address, the server's, the gateway's. ErrPoolExhausted when nothing is left.
+func (s *Store) Bind(_ context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (got dsas.Lease, onDisk func(context.Context) error, err error) {
 	if subnet.Lease <= 0 {
-		return dsas.Lease{}, fmt.Errorf("lease for %s: subnet %s has lease time %s; it must be above 0: %w", mac, subnet.Prefix, subnet.Lease, dsas.ErrInvalid)
+		return got, nil, fmt.Errorf("lease for %s: subnet %s has lease time %s; it must be above 0: %w", mac, subnet.Prefix, subnet.Lease, dsas.ErrInvalid)
 	}
-	l, err := s.allocate(ctx, &subnet, mac, clientID, want, now, subnet.Lease, true)
+	got, l, j, err := s.allocate(&subnet, mac, clientID, want, now, subnet.Lease, true)
 	if err != nil {
-		return dsas.Lease{}, fmt.Errorf("lease for %s: %w", mac, err)
+		return dsas.Lease{}, nil, fmt.Errorf("lease for %s: %w", mac, err)
 	}
-	return l, nil
+	if j == nil {
+		return got, nil, nil
+	}
+	return got, func(ctx context.Context) error {
+		if err := s.await(ctx, j); err != nil {
+			return err
+		}
+		s.pools.mu.Lock()
+		defer s.pools.mu.Unlock()
+		if l.gone {
+			return fmt.Errorf("address %s became a node's or a site's this moment: %w", got.Address, dsas.ErrConflict)
+		}
+		return nil
+	}, nil
 }
 
-// Offer holds an address as LeaseFor does, for 60 s only and in memory alone:
+// Offer holds an address as Bind does, for 60 s only and in memory alone:
 // for a DHCPOFFER. A lease that mac still has is given back as it is.
-func (s *Store) Offer(ctx context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (dsas.Lease, error) {
-	l, err := s.allocate(ctx, &subnet, mac, clientID, want, now, offerTime, false)
+func (s *Store) Offer(_ context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+	got, _, _, err := s.allocate(&subnet, mac, clientID, want, now, offerTime, false)
 	if err != nil {
 		return dsas.Lease{}, fmt.Errorf("offer for %s: %w", mac, err)
 	}
-	return l, nil
+	return got, nil
 }
 
-func (s *Store) allocate(ctx context.Context, subnet *dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time, hold time.Duration, bind bool) (dsas.Lease, error) {
+// allocate finds an address and changes its lease in memory; bind: the change is
+// queued for the disk too, by the job it gives, where the disk does not promise
+// as much already.
+func (s *Store) allocate(subnet *dsas.Subnet, mac dsas.MAC, clientID string, want netip.Addr, now time.Time, hold time.Duration, bind bool) (got dsas.Lease, l *lease, j *job, err error) {
 	if mac.IsZero() {
-		return dsas.Lease{}, fmt.Errorf("empty MAC: %w", dsas.ErrInvalid)
+		return got, nil, nil, fmt.Errorf("empty MAC: %w", dsas.ErrInvalid)
 	}
 	if !subnet.Pool.First.IsValid() {
-		return dsas.Lease{}, fmt.Errorf("subnet %s has no pool: %w", subnet.Prefix, ErrPoolExhausted)
+		return got, nil, nil, fmt.Errorf("subnet %s has no pool: %w", subnet.Prefix, ErrPoolExhausted)
 	}
 	s.watchClock(now)
+	clientID = head(clientID, 4*maxWord)
 	p := &s.pools
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	o, err := p.of(subnet, now)
 	if err != nil {
-		p.mu.Unlock()
-		return dsas.Lease{}, err
+		return got, nil, nil, err
 	}
-	l, err := p.choose(o, mac, head(clientID, 4*maxWord), want.Unmap(), now)
-	if err != nil {
-		p.mu.Unlock()
-		return dsas.Lease{}, err
+	if l, err = p.choose(o, mac, clientID, want.Unmap(), now); err != nil {
+		return got, nil, nil, err
 	}
 	mine := l.MAC == mac && !l.Declined
 	expires := now.Add(hold)
 	if !bind && l.Expires.After(expires) {
 		// An offer does not shorten a lease: neither its own, nor that of the
 		// other MAC with its client id, which becomes its own when it is taken.
-		defer p.mu.Unlock()
-		return l.given(mine), nil
+		return l.given(mine), l, nil, nil
 	}
 	before := l.row()
 	fresh := bind && !(mine && l.bound)
-	p.set(l, leaseRow{mac: mac, clientID: head(clientID, 4*maxWord), expires: expires, bound: bind || mine && l.bound})
+	p.set(l, leaseRow{mac: mac, clientID: clientID, expires: expires, bound: bind || mine && l.bound})
 	if fresh {
 		l.since = now
 	}
-	got := l.given(mine)
+	got = l.given(mine)
 	if !bind || l.pending == 0 && l.covered() {
-		p.mu.Unlock()
-		return got, nil
+		return got, l, nil, nil
 	}
-	err = s.noteLongest(hold)
-	var j *job
-	if err == nil {
+	if err = s.noteLongest(hold); err == nil {
 		j, err = s.save(l, aheadOf(hold), before)
 	}
-	p.mu.Unlock()
-	if err == nil {
-		err = j.wait(ctx)
-	}
-	if err != nil {
-		return dsas.Lease{}, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if l.gone {
-		return dsas.Lease{}, fmt.Errorf("address %s became a node's or a site's this moment: %w", got.Address, dsas.ErrConflict)
-	}
-	return got, nil
+	return got, l, j, err
 }
 
-// MayHave tells whether LeaseFor would give mac just this address; has: it was
+// MayHave tells whether Bind would give mac just this address; has: it was
 // given or offered it before. Nothing is set aside: a REQUEST that gets no lease
 // takes nothing from the pool.
 func (s *Store) MayHave(_ context.Context, subnet dsas.Subnet, mac dsas.MAC, clientID string, addr netip.Addr, now time.Time) (may, has bool, err error) {
@@ -186,7 +186,7 @@ func (s *Store) noteLongest(d time.Duration) error {
 	if d <= s.pools.longest {
 		return nil
 	}
-	return s.queue.add(&job{urgency: durable, plain: true,
+	return s.queue.add(&job{urgency: durable, plain: true, aside: true,
 		fn: func(ctx context.Context, tx *txn) error {
 			_, err := tx.ExecContext(ctx, `INSERT INTO settings (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE
 				SET value = CAST(max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER)) AS TEXT)`,
@@ -216,7 +216,7 @@ func (s *Store) save(l *lease, ahead time.Duration, before leaseRow) (*job, erro
 		row.expires = row.expires.Add(ahead)
 	}
 	seq, written := l.seq, false
-	j := &job{urgency: durable, plain: true, done: make(chan error, 1)}
+	j := &job{urgency: durable, plain: true, aside: true, calm: true, done: make(chan error, 1)}
 	j.fn = func(ctx context.Context, tx *txn) error {
 		s.pools.mu.Lock()
 		gone := l.gone
@@ -254,6 +254,13 @@ func (s *Store) save(l *lease, ahead time.Duration, before leaseRow) (*job, erro
 	return j, nil
 }
 
+// await waits for a job of save's. Until then it is only queued, so that the
+// leases of many packets that are answered at once get to disk at once.
+func (s *Store) await(ctx context.Context, j *job) error {
+	s.queue.hurry()
+	return j.wait(ctx)
+}
+
 // Release gives mac's address back (DHCPRELEASE). It may be given to another
 // from now on, and mac gets it again while nobody else has it. That there is no
 // such lease is no error: the packet may come twice, or late.
@@ -274,7 +281,7 @@ func (s *Store) Release(ctx context.Context, mac dsas.MAC, addr netip.Addr) erro
 	j, err := s.save(l, 0, before)
 	p.mu.Unlock()
 	if err == nil {
-		err = j.wait(ctx)
+		err = s.await(ctx, j)
 	}
 	if err != nil {
 		return fmt.Errorf("release: %w", err)
@@ -301,7 +308,7 @@ func (s *Store) Decline(ctx context.Context, addr netip.Addr, until time.Time) e
 	j, err := s.save(l, 0, before)
 	p.mu.Unlock()
 	if err == nil {
-		err = j.wait(ctx)
+		err = s.await(ctx, j)
 	}
 	if err != nil {
 		return fmt.Errorf("decline %s: %w", addr, err)

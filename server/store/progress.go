@@ -103,12 +103,19 @@ func (p *progress) prove(ctx context.Context, tx *txn, boot string) (bool, bootS
 
 // applyEvent changes the status of e's node, where it has one.
 func (s *Store) applyEvent(ctx context.Context, tx *txn, e dsas.Event) error {
-	p, err := readProgress(ctx, tx, `name = ?`, e.Node)
-	if errors.Is(err, errNoStatus) {
+	if e.Node == "" {
 		return nil
-	} else if err != nil {
-		return err
 	}
+	p, ok := s.progress.of[e.Node]
+	if !ok || !tx.job.aside {
+		var err error
+		if p, err = readProgress(ctx, tx, `name = ?`, e.Node); errors.Is(err, errNoStatus) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	var err error
 	switch {
 	case e.Kind == dsas.KindPower:
 		p.ended = true
@@ -124,8 +131,32 @@ func (s *Store) applyEvent(ctx context.Context, tx *txn, e dsas.Event) error {
 		return err
 	}
 	p.event = e.ID
-	return p.write(ctx, tx)
+	if err := p.write(ctx, tx); err != nil {
+		return err
+	}
+	if tx.job.aside {
+		s.progress.keep(e.Node, p)
+	}
+	return nil
 }
+
+// recentProgress is what the writer knows of nodes' progress, by their names: the
+// events of a boot come one after the other, and reading costs more than writing.
+// It is the writer's alone, and forgotten with every job that is not aside, and
+// with every one that failed.
+type recentProgress struct{ of map[string]progress }
+
+// maxProgress bounds it.
+const maxProgress = 1 << 14
+
+func (r *recentProgress) keep(node string, p progress) {
+	if r.of == nil || len(r.of) >= maxProgress {
+		r.of = map[string]progress{}
+	}
+	r.of[node] = p
+}
+
+func (r *recentProgress) forget() { clear(r.of) }
 
 // applySigned takes what a node says of itself.
 func (s *Store) applySigned(ctx context.Context, tx *txn, p *progress, e dsas.Event) error {

@@ -14,6 +14,7 @@ type queue struct {
 	lazies int       // of jobs
 	due    time.Time // of the lazy jobs; zero: there is none
 	since  time.Time // when the oldest of them came
+	newest time.Time // and the newest
 	last   int       // lazies when due was put off
 	urgent bool      // somebody waits
 	closed bool
@@ -40,21 +41,40 @@ func (q *queue) add(j *job) error {
 			return fmt.Errorf("%d records wait for the disk already; this one is dropped", maxLazy)
 		}
 		q.lazies++
+		q.newest = time.Now()
 		if !q.due.IsZero() {
 			q.jobs = append(q.jobs, j)
 			return nil // whoever sleeps knows when to wake
 		}
-		q.since = time.Now()
+		q.since = q.newest
 		q.due, q.last = q.since.Add(lazyDelay), 0
-	} else {
-		q.urgent = true
 	}
 	q.jobs = append(q.jobs, j)
+	if j.urgency != lazy && !j.calm {
+		q.urgent = true
+	} else if j.calm {
+		return nil // whoever waits for it says so
+	}
+	q.knock()
+	return nil
+}
+
+// hurry has all that is queued written at once.
+func (q *queue) hurry() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.jobs) > 0 && !q.urgent {
+		q.urgent = true
+		q.knock()
+	}
+}
+
+// knock wakes whoever takes.
+func (q *queue) knock() {
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // take gives the next group, nil when it is closed and empty.
@@ -66,8 +86,13 @@ func (q *queue) take() []*job {
 		wait := time.Hour
 		if !q.due.IsZero() {
 			now := time.Now()
-			if !now.Before(q.due) && q.lazies-q.last >= lazyBurst && q.lazies < maxLazy/2 && now.Sub(q.since) < lazyLatest {
-				q.due, q.last = now.Add(lazyDelay), q.lazies // more come all the time
+			if !now.Before(q.due) && q.lazies < maxLazy/2 && now.Sub(q.since) < lazyLatest {
+				switch {
+				case q.lazies-q.last >= lazyBurst: // more come all the time
+					q.due, q.last = now.Add(lazyDelay), q.lazies
+				case now.Sub(q.newest) < lazyLull: // a burst has just begun
+					q.due = now.Add(lazyLull)
+				}
 			}
 			wait = q.due.Sub(now)
 		}
@@ -120,10 +145,7 @@ func (q *queue) close() {
 	q.closed = true
 	q.mu.Unlock()
 	if !already {
-		select {
-		case q.wake <- struct{}{}:
-		default:
-		}
+		q.knock()
 	}
 	<-q.ended
 }

@@ -46,6 +46,7 @@ type Store struct {
 	queue           *queue // what is to be written
 	started         bool   // the goroutine that empties it
 	stmts, laxStmts *stmts // of db and lax
+	progress        recentProgress
 	health          health
 
 	// What is asked for every packet is in memory, read when the store opens

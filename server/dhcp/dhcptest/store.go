@@ -127,8 +127,8 @@ func (s *Store) find(sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, 
 	return dsas.Lease{}, fmt.Errorf("free address in %s: %w", sub.Prefix, dsas.ErrNotFound)
 }
 
-// LeaseFor makes a lease.
-func (s *Store) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, error) {
+// Bind makes a lease; it has to be waited for where Written is set.
+func (s *Store) Bind(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, func(context.Context) error, error) {
 	s.mu.Lock()
 	l, err := s.find(sub, mac, id, want, now)
 	if err == nil {
@@ -139,10 +139,10 @@ func (s *Store) LeaseFor(_ context.Context, sub dsas.Subnet, mac dsas.MAC, id st
 		s.leases[l.Address] = kept
 	}
 	s.mu.Unlock()
-	if err == nil && s.Written != nil {
-		s.Written(l)
+	if err != nil || s.Written == nil {
+		return l, nil, err
 	}
-	return l, err
+	return l, func(context.Context) error { s.Written(l); return nil }, nil
 }
 
 // MayHave tells whether mac would get just that address.
