@@ -27,7 +27,7 @@ import (
 
 // builder changes when the same inputs give other bytes, so that nothing an
 // older program cached is taken for current.
-const builder = "2"
+const builder = "3"
 
 // epoch is the time stamp of everything in an initramfs or an image, in place
 // of the time of the build: 2024-01-01. Newer files are clamped to it.
@@ -61,14 +61,27 @@ type Options struct {
 	InitPath string // static dsas-init, for BuildBoot
 	BBPath   string // u-root's commands as one program (bb/build.sh), for BuildBoot
 
-	// Refresh asks the mirrors for newer packages now (of several builds in a
-	// row, the first does); else that happens when the lists are older than
-	// MaxAge (default 24 h).
+	// Locks is the folder of the base's lock, and of those roles whose
+	// definition names no place for theirs; empty: "locks" in the cache.
+	Locks string
+	// Refresh resolves the versions of all packages anew, from lists that are
+	// fetched now (of several builds in a row, the first does). Else those of
+	// the locks are taken; for packages that no lock has yet, the lists are
+	// fetched when they are older than MaxAge (default 24 h).
 	Refresh bool
 	MaxAge  time.Duration
+	// Allow lets findings of the checks pass, beside what role.yaml allows.
+	Allow []dsas.Allow
 
 	// Progress gets one line for each step, for people; nil: silence.
 	Progress func(line string)
+	// Fraction gets how far a step is that takes long; nil: nothing. It is
+	// called from one goroutine at a time.
+	Fraction func(step string, done, total int64)
+	// Report gets what is to be told of a role's image once it is built.
+	Report func(Report)
+
+	allow *allowance // of the role that is being built
 
 	// lock is the cache's, handed on to what works in it (isolate).
 	lock *os.File

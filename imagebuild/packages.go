@@ -3,8 +3,10 @@ package imagebuild
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"dsas"
@@ -54,16 +56,46 @@ rm "$root/usr/sbin/policy-rc.d"
 sync -f "$upper"
 `
 
+// rolePackages is what a role's packages come down to over a base.
+type rolePackages struct {
+	lock lock     // what is installed beyond the base, or newer than there
+	news []string // the same as apt names it, "NAME=VERSION", sorted
+}
+
+// resolvePackages tells what installing the packages over the base brings: the
+// versions of old, a lock; what is not in it, or all without a lock, as the
+// mirrors have it today.
+func resolvePackages(ctx context.Context, opt *Options, a *apt, b *base, packages []string, old lock, place string) (*rolePackages, error) {
+	r := &rolePackages{lock: lock{}}
+	if len(packages) == 0 {
+		return r, nil
+	}
+	anew := old == nil || slices.ContainsFunc(packages, func(p string) bool { return old[p] == "" && b.lock[p] == "" })
+	if err := a.need(ctx, anew); err != nil {
+		return nil, err
+	}
+	// What the base has is the base's lock's to say, unless another package
+	// needs a newer one.
+	pins := maps.Clone(old)
+	maps.DeleteFunc(pins, func(p, _ string) bool { return b.lock[p] != "" })
+	if err := a.pin(pins); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.news, err = simulate(ctx, a, b.root, append([]string{"install", "--no-install-recommends"}, packages...)...); err != nil {
+		if old != nil {
+			err = fmt.Errorf("%w\n\twith the versions of %s; to resolve them anew: dsas image build --refresh", err, place)
+		}
+		return nil, fmt.Errorf("packages %s: %w", strings.Join(packages, " "), err)
+	}
+	r.lock = lockOf(r.news)
+	return r, pins.missed(r.lock, place)
+}
+
 // packagesLayer installs a role's packages over the base. Nil where the base
 // has them all and nothing is removed.
-func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string) (*layer, error) {
-	var news []string
-	if len(packages) > 0 {
-		var err error
-		if news, err = simulate(ctx, a, b.root, append([]string{"install", "--no-install-recommends"}, packages...)...); err != nil {
-			return nil, fmt.Errorf("packages %s: %w", strings.Join(packages, " "), err)
-		}
-	}
+func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string, r *rolePackages) (*layer, error) {
+	news := r.news
 	if len(news) == 0 && len(remove) == 0 {
 		return nil, nil
 	}
@@ -76,7 +108,10 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages,
 		opt.say("downloading %d packages", len(news))
 		args := append([]string{"install", "--download-only", "--no-install-recommends", "-o", status, "-o", "Debug::NoLocking=true"}, packages...)
 		if err := runAll(a.command(ctx, "apt-get", args...)); err != nil {
-			return nil, fmt.Errorf("download packages: %w", err)
+			return nil, fmt.Errorf("download packages (a mirror forgets a version when a newer one comes; dsas image build --refresh takes today's): %w", err)
+		}
+		if err := a.keep(ctx, r.lock); err != nil {
+			return nil, err
 		}
 	}
 	opt.say("installing %d packages", len(news))

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 
 	"dsas"
+	"dsas/imagebuild/leaks"
 )
 
 // Definition is what a role's image is built from.
@@ -23,12 +24,16 @@ type Definition struct {
 	// log/run,finish,check} to /etc/dsas/services/NAME. The rest (templates/,
 	// role.yaml) is the server's.
 	FS fs.FS
+	// Lock is the path of the role's lock; empty: in Options.Locks.
+	Lock string
 }
 
 // roleState remembers what a role's image was made of.
 type roleState struct {
 	Key      string
+	Lists    string // apt.stamp it was last compared with
 	Manifest dsas.Digest
+	Report   Report
 }
 
 // BuildRole builds the image of a role and makes it current; where nothing
@@ -65,24 +70,45 @@ func buildRole(ctx context.Context, opt *Options, def Definition) (dsas.Manifest
 	if err := checkRemove(def.Role.Remove); err != nil {
 		return none, err
 	}
+	sources, err := readSources(def)
+	if err != nil {
+		return none, err
+	}
+	if opt.allow, err = newAllowance(def.Role.Allow, opt.Allow); err != nil {
+		return none, err
+	}
 	a, err := openApt(ctx, opt)
 	if err != nil {
 		return none, err
 	}
-	k, err := findKernel(ctx, opt, a) // fetches the package lists, if that is due
+	k, err := findKernel(ctx, opt, a) // with Refresh, fetches the package lists
 	if err != nil {
 		return none, err
 	}
 	packages := slices.Clone(def.Role.Packages)
 	slices.Sort(packages)
 	packages = slices.Compact(packages)
+	place := opt.lockPlace(def.Role.Name, def.Lock)
+	locked, err := readLock(place)
+	if err != nil && !opt.Refresh {
+		return none, err
+	}
+	baseLock, err := readLock(opt.lockPlace("base", ""))
+	if err != nil && !opt.Refresh {
+		return none, err
+	}
+	stateKey := func(base, role lock) string {
+		return key("role", a.suite, base, role, k.id(), packages, def.Role, memory, files.sum(), sources, opt.allow.list, leaks.Sum(),
+			basePackages, dpkgOptions, imageFolders, imageModules, dropped, emptied)
+	}
 	stateFile := filepath.Join(opt.Cache, "roles", def.Role.Name+".json")
-	state := roleState{Key: key("role", a.sources, a.stamp(), k.id(), packages, def.Role.Modules, def.Role.Remove, memory,
-		files.sum(), basePackages, dpkgOptions, imageFolders, imageModules, dropped, emptied)}
 	cur, curErr := opt.Store.Current(def.Role.Name)
 	var old roleState
-	if curErr == nil && readJSON(stateFile, &old) && old.Key == state.Key && old.Manifest == cur.Digest && hasParts(opt.Store, cur.Parts) {
+	if curErr == nil && locked != nil && baseLock != nil && readJSON(stateFile, &old) && old.Key == stateKey(baseLock, locked) &&
+		(!opt.Refresh || old.Lists == a.stamp()) && old.Manifest == cur.Digest && hasParts(opt.Store, cur.Parts) {
 		opt.say("image of role %s is up to date", def.Role.Name)
+		old.Report.Changed, old.Report.Base, old.Report.Packages = false, nil, nil
+		opt.report(old.Report)
 		return cur, nil
 	}
 	if curErr != nil && !errors.Is(curErr, dsas.ErrNotFound) {
@@ -98,13 +124,25 @@ func buildRole(ctx context.Context, opt *Options, def Definition) (dsas.Manifest
 		return none, err
 	}
 	defer os.RemoveAll(work)
+	checks := &checks{opt: opt, role: def.Role, sources: sources, files: files}
+	if err := checks.definition(k); err != nil {
+		return none, err
+	}
 	b, err := findBase(ctx, opt, a)
 	if err != nil {
 		return none, err
 	}
 	m := dsas.Manifest{Role: def.Role.Name, Kernel: k.Release, Memory: memory, Parts: []dsas.Part{b.Part}}
-	pkgs, err := packagesLayer(ctx, opt, a, b, packages, def.Role.Remove)
+	pins := locked
+	if opt.Refresh {
+		pins = nil
+	}
+	resolved, err := resolvePackages(ctx, opt, a, b, packages, pins, place)
 	if err != nil {
+		return none, err
+	}
+	pkgs, err := packagesLayer(ctx, opt, a, b, packages, def.Role.Remove, resolved)
+	if err := checks.tree(err, &b.layer, pkgs); err != nil {
 		return none, err
 	}
 	if pkgs != nil {
@@ -124,12 +162,18 @@ func buildRole(ctx context.Context, opt *Options, def Definition) (dsas.Manifest
 		}
 		m.Parts = append(m.Parts, l.Part)
 	}
+	report := checks.report
+	report.Base, report.Packages = b.changes, changes(locked, resolved.lock)
+	if err := writeLock(place, "role "+def.Role.Name, resolved.lock); err != nil {
+		return none, err
+	}
 
-	// Newer package lists that changed nothing make no new image.
+	// Other inputs that changed nothing make no new image.
 	if curErr == nil && slices.Equal(cur.Parts, m.Parts) && cur.Kernel == m.Kernel && cur.Memory == m.Memory {
 		opt.say("image of role %s is up to date", def.Role.Name)
 		m = cur
 	} else {
+		report.Changed = true
 		m.Created = time.Now().UTC().Truncate(time.Second)
 		if m, err = opt.Store.Publish(m); err != nil {
 			return none, err
@@ -140,8 +184,8 @@ func buildRole(ctx context.Context, opt *Options, def Definition) (dsas.Manifest
 		}
 		opt.say("image of role %s: %.1f MiB, %.1f MiB unpacked", m.Role, mib(size), mib(unpacked))
 	}
-	state.Manifest = m.Digest
-	return m, writeJSON(stateFile, state)
+	opt.report(report)
+	return m, writeJSON(stateFile, roleState{stateKey(b.lock, resolved.lock), a.stamp(), m.Digest, report})
 }
 
 func hasParts(s Store, parts []dsas.Part) bool {

@@ -41,6 +41,7 @@ type layerWriter struct {
 	layer *layer
 	links map[[2]uint64]string // first name of a file with several
 	below map[string]dirAttr   // folders of the layers below
+	allow *allowance
 	buf   []byte
 }
 
@@ -53,6 +54,8 @@ func (w *layerWriter) add(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeDir {
 		h.Name = name + "/"
 		w.layer.Dirs[name] = dirAttr{h.Mode, h.Uid, h.Gid}
+	} else {
+		w.layer.note(h)
 	}
 	if err := w.tar.WriteHeader(h); err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
@@ -87,7 +90,14 @@ const (
 // (relative, no leading slash). Overlay markers become whiteouts.
 func (w *layerWriter) tree(root string, rule func(name string, dir bool) verdict) error {
 	w.links = map[[2]uint64]string{}
-	return w.folder(root, "", rule)
+	if err := w.folder(root, "", rule); err != nil {
+		return err
+	}
+	// Before the content is in the store, from where anybody can fetch it.
+	if refused, _ := w.allow.split(w.layer.Found); len(refused) > 0 {
+		return &CheckError{refused}
+	}
+	return nil
 }
 
 func (w *layerWriter) folder(root, rel string, rule func(string, bool) verdict) error {
@@ -181,9 +191,11 @@ func (w *layerWriter) regular(file string, h *tar.Header, st *syscall.Stat_t, v 
 	if h.PAXRecords, err = keptXattrs(file); err != nil {
 		return err
 	}
-	if err := checkSecrets(h.Name, file, st.Size); err != nil {
+	found, err := checkSecrets(h.Name, file, st.Size)
+	if err != nil {
 		return err
 	}
+	w.layer.Found = append(w.layer.Found, found...)
 	f, err := os.Open(file)
 	if err != nil {
 		return err
