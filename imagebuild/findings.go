@@ -61,11 +61,13 @@ func (e *CheckError) Unwrap() error { return dsas.ErrInvalid }
 type allowance struct {
 	list []dsas.Allow
 	used []bool
+	role int // how many of list are the role's, in front
 }
 
-func newAllowance(lists ...[]dsas.Allow) (*allowance, error) {
-	a := &allowance{}
-	for _, l := range lists {
+// newAllowance joins what a role allows and what a build does.
+func newAllowance(role, build []dsas.Allow) (*allowance, error) {
+	a := &allowance{role: len(role)}
+	for _, l := range [][]dsas.Allow{role, build} {
 		for _, e := range l {
 			if _, err := path.Match(e.Path, ""); err != nil || e.Path == "" {
 				return nil, fmt.Errorf("allow %q: name a file as a finding does (* and ? stand for letters): %w", e.Path, dsas.ErrInvalid)
@@ -104,10 +106,10 @@ func (a *allowance) split(all []Finding) (refused, passed []Finding) {
 	return refused, passed
 }
 
-// unused gives the paths that let nothing pass.
+// unused gives the paths in role.yaml that let nothing pass.
 func (a *allowance) unused() []string {
 	var out []string
-	for i, e := range a.list {
+	for i, e := range a.list[:a.role] {
 		if !a.used[i] {
 			out = append(out, e.Path)
 		}

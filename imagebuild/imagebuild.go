@@ -75,9 +75,9 @@ type Options struct {
 
 	// Progress gets one line for each step, for people; nil: silence.
 	Progress func(line string)
-	// Fraction gets how far a step is that takes long; nil: nothing. It is
-	// called from one goroutine at a time.
-	Fraction func(step string, done, total int64)
+	// Fraction gets how far the step is that Progress told last: parts, or
+	// bytes where total is 0 because nobody knows it. nil: nothing.
+	Fraction func(done, total int64)
 	// Report gets what is to be told of a role's image once it is built.
 	Report func(Report)
 
@@ -90,6 +90,12 @@ type Options struct {
 func (o *Options) say(format string, args ...any) {
 	if o.Progress != nil {
 		o.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+func (o *Options) fraction(done, total int64) {
+	if o.Fraction != nil {
+		o.Fraction(done, total)
 	}
 }
 

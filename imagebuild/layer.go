@@ -50,6 +50,7 @@ func cachedLayer(opt *Options, kind, id string) (*layer, bool) {
 func makeLayer(ctx context.Context, opt *Options, kind, id string, write func(*layerWriter) error) (*layer, error) {
 	pr, pw := io.Pipe()
 	plain := sha256.New()
+	opt.say("writing the layer %s", kind)
 	l := &layer{Dirs: map[string]dirAttr{}, index: index{Names: map[string]string{}}, Part: dsas.Part{MediaType: dsas.MediaTarZstd, Title: kind}}
 	var g errgroup.Group
 	g.Go(func() error {
@@ -58,7 +59,7 @@ func makeLayer(ctx context.Context, opt *Options, kind, id string, write func(*l
 			if err != nil {
 				return err
 			}
-			lw := &layerWriter{ctx: ctx, tar: tar.NewWriter(io.MultiWriter(zw, plain)), layer: l, allow: opt.allow}
+			lw := &layerWriter{ctx: ctx, tar: tar.NewWriter(io.MultiWriter(zw, plain)), layer: l, allow: opt.allow, fraction: opt.fraction}
 			if err := write(lw); err != nil {
 				zw.Close()
 				return err

@@ -119,9 +119,6 @@ func writeLock(name, of string, l lock) error {
 	return nil
 }
 
-// sum names what a lock says, for keys.
-func (l lock) sum() string { return key("lock", l) }
-
 // lockOf makes a lock of apt's "NAME=VERSION".
 func lockOf(news []string) lock {
 	l := lock{}

@@ -41,7 +41,7 @@ mount --bind "$archives" "$root/var/cache/apt/archives"
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 if [ $# -gt 0 ]; then
-	apt-get install --no-download --no-install-recommends \
+	apt-get install --no-download --no-install-recommends -o "` + statusFD + `" \
 		-o "DPkg::Chroot-Directory=$root" -o "Dir::State=$root/var/lib/apt" \
 		-o "Dir::State::status=$root/var/lib/dpkg/status" \
 		-o "Dir::Cache::archives=$root/var/cache/apt/archives" "$@" </dev/null
@@ -107,7 +107,12 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages,
 	if len(news) > 0 {
 		opt.say("downloading %d packages", len(news))
 		args := append([]string{"install", "--download-only", "--no-install-recommends", "-o", status, "-o", "Debug::NoLocking=true"}, packages...)
-		if err := runAll(a.command(ctx, "apt-get", args...)); err != nil {
+		fetch := a.command(ctx, "apt-get", append(args, "-o", statusFD)...)
+		run, err := runApt(opt, fetch)
+		if err != nil {
+			return nil, err
+		}
+		if err := run(); err != nil {
 			return nil, fmt.Errorf("download packages (a mirror forgets a version when a newer one comes; dsas image build --refresh takes today's): %w", err)
 		}
 		if err := a.keep(ctx, r.lock); err != nil {
@@ -132,8 +137,12 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages,
 		args = append(args, packages...)
 	}
 	cmd := a.command(ctx, "sh", args...)
+	run, err := runApt(opt, cmd)
+	if err != nil {
+		return nil, err
+	}
 	isolate(opt, cmd, false)
-	if err := runAll(cmd); err != nil {
+	if err := run(); err != nil {
 		return nil, fmt.Errorf("install packages: %w", err)
 	}
 	l, err := makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error {

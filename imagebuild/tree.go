@@ -42,7 +42,10 @@ type layerWriter struct {
 	links map[[2]uint64]string // first name of a file with several
 	below map[string]dirAttr   // folders of the layers below
 	allow *allowance
-	buf   []byte
+
+	fraction func(done, total int64) // nil: nobody asks
+	told     int64
+	buf      []byte
 }
 
 // add writes one entry; names have no leading slash.
@@ -64,6 +67,10 @@ func (w *layerWriter) add(h *tar.Header, content io.Reader) error {
 		return nil
 	}
 	w.layer.Part.Unpacked += (h.Size + page - 1) / page * page
+	if n := w.layer.Part.Unpacked; w.fraction != nil && n-w.told > 1<<20 {
+		w.told = n
+		w.fraction(n, 0)
+	}
 	if w.buf == nil {
 		w.buf = make([]byte, 256<<10)
 	}

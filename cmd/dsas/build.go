@@ -18,13 +18,19 @@ type buildRequest struct {
 	Roles    []string
 	All      bool
 	Refresh  bool
+	Allow    []dsas.Allow
 	Progress func(string)
+	Fraction func(done, total int64)
 }
 
 // built is what it made.
 type built struct {
 	Boot   dsas.BootSet    `json:"boot"`
 	Images []dsas.Manifest `json:"images"`
+	// Reports tell what else is to be known of the images; Findings why one
+	// was not made.
+	Reports  []imagebuild.Report  `json:"reports,omitempty"`
+	Findings []imagebuild.Finding `json:"findings,omitempty"`
 }
 
 // buildImages builds the kernel and initramfs and the images of roles into the
@@ -67,19 +73,36 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	}
 	opt := imagebuild.Options{
 		Store: store, Cache: cfg.path("cache"), InitPath: initPath, BBPath: bbPath,
-		Refresh: req.Refresh, Progress: req.Progress,
+		Refresh: req.Refresh, Progress: req.Progress, Fraction: req.Fraction, Allow: req.Allow, Locks: cfg.path("locks"),
+		Report: func(r imagebuild.Report) { out.Reports = append(out.Reports, r) },
 	}
 	if out.Boot, err = imagebuild.BuildBoot(ctx, opt); err != nil {
 		return out, err
 	}
+	var failed []error
 	for _, def := range defs {
-		m, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS})
+		m, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS, Lock: lockOf(def)})
+		// What the checks find in one role does not hide what they find in the next.
+		if found := (*imagebuild.CheckError)(nil); errors.As(err, &found) {
+			out.Findings = append(out.Findings, found.Findings...)
+			failed = append(failed, err)
+			continue
+		}
 		if err != nil {
-			return out, err
+			return out, errors.Join(append(failed, err)...)
 		}
 		out.Images = append(out.Images, m)
 	}
-	return out, nil
+	return out, errors.Join(failed...)
+}
+
+// lockOf is where the lock of a role's packages is: beside the definition of a
+// user's own, so that it goes with it; "" for a shipped one's, in the state folder.
+func lockOf(def roles.Definition) string {
+	if def.Source == roles.SourceShipped {
+		return ""
+	}
+	return filepath.Join(def.Source, imagebuild.LockFile)
 }
 
 // nodeProgram finds a program that goes into the initramfs: installed in
