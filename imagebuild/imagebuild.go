@@ -82,6 +82,7 @@ type Options struct {
 	Report func(Report)
 
 	allow *allowance // of the role that is being built
+	etc   string     // apt's configuration of the machine; empty: /etc/apt
 
 	// lock is the cache's, handed on to what works in it (isolate).
 	lock *os.File
