@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -44,12 +46,38 @@ func otherCache(t *testing.T, opt Options, parts ...string) Options {
 	return opt
 }
 
-// checkTwoFolders builds the same role in another folder, at another time,
-// with lists and packages fetched anew: all it shares are the locks.
+// checkTwoFolders builds the same role in another folder, at another time, as
+// root of a user namespace, with lists and packages fetched anew: all it
+// shares are the locks, and a copy of the kernel.
 func checkTwoFolders(t *testing.T, opt Options, store *blobs.Store, m dsas.Manifest) {
-	opt = otherCache(t, opt)
-	opt.Store = testStore(t, t.TempDir())
-	again, err := BuildRole(t.Context(), opt, tinyRole())
+	dir, err := os.MkdirTemp("", "dsas-two-") // where another user may go
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	cache, storeDir, program := filepath.Join(dir, "cache"), filepath.Join(dir, "store"), filepath.Join(dir, "test")
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"cp", "-a", filepath.Join(opt.Cache, "kernel"), filepath.Join(opt.Cache, "locks"), cache},
+		{"cp", os.Args[0], program}, {"chown", "-R", "100000:100000", dir},
+	} {
+		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+	}
+	cmd := exec.Command(program, "-test.run=^TestHelperBuild$")
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "DSAS_TEST_BUILD="+cache+"\n"+storeDir+"\ntiny")
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+		Credential: &syscall.Credential{Uid: 0, Gid: 0}, Pdeathsig: syscall.SIGKILL}
+	if out, err := runLocked(cmd); err != nil {
+		t.Fatalf("build in a user namespace: %v\n%s", err, out)
+	}
+	other := testStore(t, storeDir)
+	again, err := other.Current("tiny")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,12 +85,21 @@ func checkTwoFolders(t *testing.T, opt Options, store *blobs.Store, m dsas.Manif
 		t.Fatalf("parts = %+v; want %+v", again.Parts, m.Parts)
 	}
 	for i, p := range again.Parts {
+		entries := readLayer(t, other, p)
 		if p.DiffID != m.Parts[i].DiffID {
 			t.Errorf("%s: diffID %s; want %s", p.Title, p.DiffID, m.Parts[i].DiffID)
-			diffLayers(t, readLayer(t, store, m.Parts[i]), readLayer(t, opt.Store.(*blobs.Store), p))
+			diffLayers(t, readLayer(t, store, m.Parts[i]), entries)
 		}
-		checkNoDay(t, readLayer(t, opt.Store.(*blobs.Store), p))
+		checkNoDay(t, entries)
 	}
+}
+
+// runLocked keeps to one thread, for Pdeathsig.
+func runLocked(cmd *exec.Cmd) (string, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // checkNoDay looks for the day of the build, which two builds of one day have

@@ -15,24 +15,25 @@ import (
 // installScript runs as the first process of its own mounts, processes and
 // network (none): everything it mounts or starts ends with it. apt runs
 // outside the role's root, with our lists, and dpkg inside.
-//
-// Copies are whole (metacopy) and renames real (redirect_dir), so that the
-// upper folder alone tells what changed.
 const installScript = `
-root=$1 lower=$2 upper=$3 work=$4 archives=$5 remove=$6; shift 6
+root=$1 lower=$2 upper=$3 work=$4 archives=$5 remove=$6 overlay=$7; shift 7
 mount -t proc proc /proc
-mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work,redirect_dir=off,metacopy=off,index=off" overlay "$root"
+mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work,$overlay" overlay "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=0755,size=64m tmpfs "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount -t tmpfs -o mode=0755 tmpfs "$root/run"
 mkdir -p "$root/dev/pts" "$root/dev/shm" "$root/run/lock" "$root/var/cache/apt/archives"
-mknod -m 666 "$root/dev/null" c 1 3
-mknod -m 666 "$root/dev/zero" c 1 5
-mknod -m 666 "$root/dev/full" c 1 7
-mknod -m 666 "$root/dev/random" c 1 8
-mknod -m 666 "$root/dev/urandom" c 1 9
-mknod -m 666 "$root/dev/tty" c 5 0
+# In a user namespace, where no device can be made, the machine's own.
+device() {
+	mknod -m 666 "$root/dev/$1" c "$2" "$3" 2>/dev/null || { touch "$root/dev/$1"; mount --bind "/dev/$1" "$root/dev/$1"; }
+}
+device null 1 3
+device zero 1 5
+device full 1 7
+device random 1 8
+device urandom 1 9
+device tty 5 0
 ln -s /proc/self/fd "$root/dev/fd"
 ln -s fd/0 "$root/dev/stdin"
 ln -s fd/1 "$root/dev/stdout"
@@ -132,7 +133,7 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages,
 		}
 	}
 	args := []string{"-ec", installScript, "install", dirs["root"], b.root, dirs["upper"], dirs["overlay"],
-		filepath.Join(a.dir, "archives"), lines(remove)}
+		filepath.Join(a.dir, "archives"), lines(remove), overlayOptions()}
 	if len(news) > 0 {
 		args = append(args, packages...)
 	}

@@ -382,7 +382,9 @@ func TestHelperBuild(t *testing.T) {
 		t.Skip("only run by TestBuildRole")
 	}
 	def := killedRole()
-	if len(args) == 3 {
+	if len(args) == 3 && args[2] == "tiny" {
+		def = tinyRole()
+	} else if len(args) == 3 {
 		def = againRole(args[2])
 	}
 	if _, err := BuildRole(t.Context(), Options{Store: testStore(t, args[1]), Cache: args[0]}, def); err != nil {

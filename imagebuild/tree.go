@@ -26,6 +26,8 @@ const (
 	whiteoutPrefix = ".wh."
 	whiteoutOpaque = ".wh..wh..opq"
 	overlayOpaque  = "trusted.overlay.opaque"
+	// userOverlay is in place of "trusted.overlay." in a user namespace.
+	userOverlay = "user.overlay."
 )
 
 // xattrRecord carries an extended attribute in a PAX header.
@@ -110,7 +112,7 @@ func (w *layerWriter) tree(root string, rule func(name string, dir bool) verdict
 func (w *layerWriter) folder(root, rel string, rule func(string, bool) verdict) error {
 	// overlayfs marks every folder it makes; where there was none before, the
 	// mark says nothing.
-	if _, covers := w.below[rel]; covers && getXattr(filepath.Join(root, rel), overlayOpaque) == "y" {
+	if _, covers := w.below[rel]; covers && isOpaque(filepath.Join(root, rel)) {
 		if err := w.whiteout(path.Join(rel, whiteoutOpaque)); err != nil {
 			return err
 		}
@@ -218,6 +220,10 @@ func clamp(t time.Time) time.Time {
 	return time.Unix(min(t.Unix(), epoch), 0)
 }
 
+func isOpaque(dir string) bool {
+	return getXattr(dir, overlayOpaque) == "y" || getXattr(dir, userOverlay+"opaque") == "y"
+}
+
 func getXattr(file, name string) string {
 	b := make([]byte, 256)
 	n, err := unix.Lgetxattr(file, name, b)
@@ -241,6 +247,9 @@ func keptXattrs(file string) (map[string]string, error) {
 	var out map[string]string
 	for name := range bytes.SplitSeq(bytes.TrimSuffix(list[:n], []byte{0}), []byte{0}) {
 		k := string(name)
+		if strings.HasPrefix(k, userOverlay) {
+			continue
+		}
 		if k != "security.capability" && !strings.HasPrefix(k, "user.") && !strings.HasPrefix(k, "system.posix_acl_") {
 			continue
 		}

@@ -40,6 +40,9 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if err := a.asRoot(); err != nil {
+		return err
+	}
 	p := newProgress(a.stderr)
 	out, err := buildImages(ctx, cfg, buildRequest{
 		Roles: c.Names, All: c.All, Refresh: c.Refresh, Allow: allow, Progress: p.line, Fraction: p.fraction,

@@ -1,5 +1,5 @@
 // A module of its own, so that gitleaks and the forty modules it brings are
-// no part of dsas's program (docs/adr/0022).
+// no part of dsas's program (docs/adr/0030).
 module dsas/imagebuild/leaks/gen
 
 go 1.26.0
