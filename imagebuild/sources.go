@@ -12,10 +12,6 @@ import (
 	"dsas/imagebuild/leaks"
 )
 
-// LockFile is the name of a lock in a role's folder. It is no part of what is
-// built or checked.
-const LockFile = "role.lock"
-
 // source is a text of a role's definition: all that is in its folder but
 // links.
 type source struct {
@@ -30,7 +26,7 @@ func readSources(def Definition) ([]source, error) {
 	}
 	var out []source
 	err := fs.WalkDir(def.FS, ".", func(p string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() || p == LockFile {
+		if err != nil || !e.Type().IsRegular() {
 			if errors.Is(err, fs.ErrNotExist) && p == "." {
 				return nil
 			}

@@ -102,7 +102,7 @@ func lockOf(def roles.Definition) string {
 	if def.Source == roles.SourceShipped {
 		return ""
 	}
-	return filepath.Join(def.Source, imagebuild.LockFile)
+	return filepath.Join(def.Source, roles.LockFile)
 }
 
 // nodeProgram finds a program that goes into the initramfs: installed in

@@ -3,14 +3,15 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"dsas"
-	"dsas/imagebuild"
 	"dsas/roles"
 )
 
@@ -90,7 +91,7 @@ func TestLockOf(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "mine"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range map[string]string{"role.yaml": "name: mine\ndescription: x\nallow: [{path: files/x, reason: a sample}]\n", imagebuild.LockFile: "nginx 1\n"} {
+	for name, text := range map[string]string{"role.yaml": "name: mine\ndescription: x\nallow: [{path: files/x, reason: a sample}]\n", roles.LockFile: "nginx 1\n"} {
 		if err := os.WriteFile(filepath.Join(dir, "mine", name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -105,6 +106,19 @@ func TestLockOf(t *testing.T) {
 	}
 	if got, want := lockOf(own), filepath.Join(dir, "mine", "role.lock"); got != want {
 		t.Errorf("lockOf(mine) = %s; want %s", got, want)
+	}
+	if entries, err := fs.ReadDir(own.FS, "."); err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == roles.LockFile }) {
+		t.Errorf("the definition has %v, %v; want no lock among it", entries, err)
+	}
+	before := own.Digest
+	if err := os.WriteFile(filepath.Join(dir, "mine", roles.LockFile), []byte("nginx 2\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if set, err = roles.Load(dir); err != nil {
+		t.Fatal(err)
+	}
+	if own, err = set.Get("mine"); err != nil || own.Digest != before {
+		t.Errorf("digest with another lock = %s, %v; want %s", own.Digest, err, before)
 	}
 	shipped, err := set.Get("web")
 	if err != nil || lockOf(shipped) != "" {
