@@ -23,6 +23,16 @@ type Role struct {
 	Templates []Template `json:"templates,omitempty" yaml:"templates"`
 	// DHCP is what the role's nodes are told in option 43, by vendor class.
 	DHCP []VendorOptions `json:"dhcp,omitempty" yaml:"dhcp"`
+	// Allow lists what the checks of an image build find and shall let pass.
+	Allow []Allow `json:"allow,omitempty" yaml:"allow"`
+}
+
+// Allow lets what a build's checks find in a file pass, for a written reason.
+type Allow struct {
+	// Path as the finding names it: below the definition ("files/etc/x"), or
+	// absolute for a file of the built tree. A pattern of path.Match.
+	Path   string `json:"path" yaml:"path"`
+	Reason string `json:"reason" yaml:"reason"`
 }
 
 // Device is a block device the role wants, named by its dsas.conf key.

@@ -1,6 +1,7 @@
 package imagebuild
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ type apt struct {
 }
 
 func openApt(ctx context.Context, opt *Options) (*apt, error) {
-	a := &apt{dir: filepath.Join(opt.Cache, "apt"), etc: "/etc/apt", opt: opt}
+	a := &apt{dir: filepath.Join(opt.Cache, "apt"), etc: cmp.Or(opt.etc, "/etc/apt"), opt: opt}
 	a.conf = filepath.Join(a.dir, "apt.conf")
 	var err error
 	if a.suite, err = hostSuite("/etc/os-release"); err != nil {
@@ -48,6 +49,9 @@ func openApt(ctx context.Context, opt *Options) (*apt, error) {
 		return nil, fmt.Errorf("read the machine's apt configuration: %w", err)
 	}
 	a.reach = reachText(dump)
+	if err := a.pin(nil); err != nil {
+		return nil, err
+	}
 	for name, text := range map[string]string{"apt.conf": a.confText(), "sources.list.d/dsas.sources": a.sources} {
 		name = filepath.Join(a.dir, name)
 		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
@@ -80,7 +84,8 @@ func (a *apt) confText() string {
 	for k, v := range map[string]string{
 		"Dir::Etc::main": "/dev/null", "Dir::Etc::parts": a.dir + "/empty",
 		"Dir::Etc::sourcelist": "/dev/null", "Dir::Etc::sourceparts": a.dir + "/sources.list.d",
-		"Dir::State": a.dir + "/state", "Dir::State::lists": a.dir + "/lists", "Dir::State::status": "/dev/null",
+		"Dir::Etc::preferences": a.dir + "/preferences",
+		"Dir::State":            a.dir + "/state", "Dir::State::lists": a.dir + "/lists", "Dir::State::status": "/dev/null",
 		"Dir::Cache": a.dir, "Dir::Cache::archives": a.dir + "/archives",
 		"Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": "",
 		"Dir::Log": a.dir, "Dir::Log::Terminal": "", "Dir::Log::History": "", "Dir::Log::Planner": "/dev/null",
@@ -142,6 +147,16 @@ func (a *apt) update(ctx context.Context) error {
 		return fmt.Errorf("fetch package lists: %w", err)
 	}
 	return nil
+}
+
+// need sees to it that there are package lists of today's sources, and, to
+// resolve something anew, that they are not old.
+func (a *apt) need(ctx context.Context, anew bool) error {
+	b, err := os.ReadFile(filepath.Join(a.dir, "updated"))
+	if !anew && err == nil && string(b) == key(a.sources) {
+		return nil
+	}
+	return a.update(ctx)
 }
 
 // show gives the named fields of a package's candidate version. A package

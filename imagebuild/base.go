@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // basePackages are what every role has beyond Debian's minimal system.
@@ -35,52 +36,131 @@ var dpkgOptions = []string{
 // base is the tree all roles begin with, unpacked in the cache.
 type base struct {
 	layer
-	Lists string // apt.stamp it was last compared with
-	root  string
+	Lists   string // apt.stamp it was last compared with
+	root    string
+	lock    lock
+	changes []PackageChange
 }
 
-// findBase gives the base, built anew where a package of it has a newer version.
+// findBase gives the base with the packages of its lock; without a lock, or
+// with opt.Refresh, with those that the mirrors have today.
 func findBase(ctx context.Context, opt *Options, a *apt) (*base, error) {
-	dir := filepath.Join(opt.Cache, "base", key("base", a.suite, a.sources, basePackages, dpkgOptions))
-	meta := filepath.Join(dir, "base.json")
-	b := &base{root: filepath.Join(dir, "root")}
-	known := readJSON(meta, b)
-	if known && b.Lists != a.stamp() {
-		news, err := simulate(ctx, a, b.root, "dist-upgrade")
+	place := opt.lockPlace("base", "")
+	old, err := readLock(place)
+	if err != nil && !opt.Refresh {
+		return nil, fmt.Errorf("base system: %w", err)
+	}
+	b := &base{lock: old}
+	if old != nil {
+		if err := b.load(ctx, opt, a); err != nil {
+			return nil, fmt.Errorf("base system: %w", err)
+		}
+	}
+	if b.lock == nil || b.root == "" {
+		if err := b.make(ctx, opt, a, place); err != nil {
+			return nil, fmt.Errorf("base system: %w", err)
+		}
+	}
+	if b.Part.Digest == "" || !opt.Store.Has(b.Part.Digest, b.Part.Size) {
+		l, err := makeLayer(ctx, opt, "base", "", func(w *layerWriter) error { return w.tree(b.root, imageRule) })
 		if err != nil {
 			return nil, fmt.Errorf("base system: %w", err)
 		}
-		if known = len(news) == 0; known {
-			b.Lists = a.stamp()
-			if err := writeJSON(meta, b); err != nil {
-				return nil, fmt.Errorf("base system: %w", err)
-			}
-		}
+		b.layer = *l
 	}
-	if known && opt.Store.Has(b.Part.Digest, b.Part.Size) {
-		return b, nil
-	}
-	if !known {
-		if err := bootstrap(ctx, opt, a, dir, b.root); err != nil {
-			return nil, fmt.Errorf("base system: %w", err)
-		}
-	}
-	l, err := makeLayer(ctx, opt, "base", "", func(w *layerWriter) error { return w.tree(b.root, imageRule) })
-	if err != nil {
+	b.Lists = a.stamp()
+	if err := writeJSON(filepath.Join(filepath.Dir(b.root), "base.json"), b); err != nil {
 		return nil, fmt.Errorf("base system: %w", err)
 	}
-	b.layer, b.Lists = *l, a.stamp()
-	if err := writeJSON(meta, b); err != nil {
+	if err := writeLock(place, "the base of all roles", b.lock); err != nil {
 		return nil, fmt.Errorf("base system: %w", err)
 	}
-	pruneOld(filepath.Dir(dir), 2)
+	b.changes = changes(old, b.lock)
+	pruneOld(filepath.Dir(filepath.Dir(b.root)), 2)
 	return b, nil
 }
 
-// bootstrap makes the tree in dir/root, whole or not at all.
-func bootstrap(ctx context.Context, opt *Options, a *apt, dir, root string) error {
-	opt.say("installing Debian %s's base system", a.suite)
+func (b *base) dir(opt *Options, a *apt) string {
+	return filepath.Join(opt.Cache, "base", key("base", a.suite, basePackages, dpkgOptions, b.lock))
+}
+
+// load finds the tree of b.lock in the cache, and leaves b.root empty where
+// there is none. With opt.Refresh a tree for which there is anything newer
+// does not count, and neither does its lock.
+func (b *base) load(ctx context.Context, opt *Options, a *apt) error {
+	dir := b.dir(opt, a)
+	root := filepath.Join(dir, "root")
+	known := readJSON(filepath.Join(dir, "base.json"), b)
+	if _, err := os.Stat(root); err != nil {
+		known = false
+	}
+	if opt.Refresh {
+		if known && b.Lists != a.stamp() {
+			news, err := simulate(ctx, a, root, "dist-upgrade")
+			if err != nil {
+				return err
+			}
+			known = len(news) == 0
+		}
+		if !known {
+			b.lock = nil
+		}
+	}
+	if known {
+		b.root = root
+		now := time.Now()
+		_ = os.Chtimes(dir, now, now) // in use: pruneOld keeps it
+	} else {
+		b.layer = layer{}
+	}
+	return nil
+}
+
+// make installs the tree, with the versions of b.lock if there is one.
+func (b *base) make(ctx context.Context, opt *Options, a *apt, place string) error {
+	if err := a.need(ctx, b.lock == nil); err != nil {
+		return err
+	}
 	tmp := filepath.Join(opt.Cache, "work", "base")
+	if err := bootstrap(ctx, opt, a, b.lock, tmp); err != nil {
+		return err
+	}
+	got, err := installed(tmp)
+	if err != nil {
+		return err
+	}
+	if err := b.lock.missed(got, place); err != nil {
+		return err
+	}
+	b.lock = got
+	if err := a.keep(ctx, got); err != nil {
+		return err
+	}
+	dir := b.dir(opt, a)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	b.root = filepath.Join(dir, "root")
+	return os.Rename(tmp, b.root)
+}
+
+// Hooks of mmdebstrap: apt's preferences are a lock's while it installs, and
+// the packages go to our archives and come from there.
+const (
+	setupHook     = `mkdir -p "$1/etc/apt/preferences.d" "$1/var/cache/apt/archives"; cp "$DSAS_APT/preferences" "$1/etc/apt/preferences.d/00dsas"`
+	customizeHook = `rm "$1/etc/apt/preferences.d/00dsas"; cp -ln "$1"/var/cache/apt/archives/*.deb "$DSAS_APT/archives/"`
+)
+
+// bootstrap makes the tree in tmp, with the versions of l; nil: today's.
+func bootstrap(ctx context.Context, opt *Options, a *apt, l lock, tmp string) error {
+	opt.say("installing Debian %s's base system", a.suite)
+	if err := a.pin(l); err != nil {
+		return err
+	}
+	defer a.pin(nil)
 	if err := os.MkdirAll(filepath.Dir(tmp), 0o755); err != nil {
 		return err
 	}
@@ -88,30 +168,32 @@ func bootstrap(ctx context.Context, opt *Options, a *apt, dir, root string) erro
 	if err := os.WriteFile(aptopts, []byte(a.reach), 0o644); err != nil {
 		return err
 	}
-	args := []string{"--mode=root", "--variant=minbase", "--format=directory", "--quiet", "--hook-dir=" + mergedHook, "--include=" + strings.Join(basePackages, ","), "--aptopt=" + aptopts}
+	args := []string{
+		"--mode=root", "--variant=minbase", "--format=directory", "--quiet", "--hook-dir=" + mergedHook, "--include=" + strings.Join(basePackages, ","), "--aptopt=" + aptopts,
+		"--skip=essential/unlink", "--setup-hook=" + setupHook, "--customize-hook=" + customizeHook,
+	}
 	for _, o := range dpkgOptions {
 		args = append(args, "--dpkgopt="+o)
 	}
 	args = append(args, a.suite, tmp, filepath.Join(a.dir, "sources.list.d", "dsas.sources"))
+	if kept := filepath.Join(a.dir, "sources.list.d", "kept.sources"); l != nil && !isEmpty(kept) {
+		args = append(args, kept)
+	}
 	// A /proc of its own process numbers, which mmdebstrap looks things up in.
 	cmd := command(ctx, "sh", append([]string{"-ec", `mount -t proc proc /proc; mmdebstrap "$@"`, "mmdebstrap"}, args...)...)
+	cmd.Env = append(cmd.Env, "DSAS_APT="+a.dir)
 	isolate(opt, cmd, true)
 	if err := runAll(cmd); err != nil {
 		return err
 	}
 	// Empty means: an identity is made at boot. Missing, programs complain.
-	if err := os.WriteFile(filepath.Join(tmp, "etc/machine-id"), nil, 0o444); err != nil {
-		return err
-	}
-	// What apt in the build must not see again is left out of the layer only;
-	// the file with the dpkg options stays in the tree for the packages layer.
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	return os.Rename(tmp, root)
+	return os.WriteFile(filepath.Join(tmp, "etc/machine-id"), nil, 0o444)
+	// The file with the dpkg options stays in the tree for the packages layer.
+}
+
+func isEmpty(name string) bool {
+	fi, err := os.Stat(name)
+	return err != nil || fi.Size() == 0
 }
 
 var instRE = regexp.MustCompile(`^Inst (\S+) .*?\((\S+) `)

@@ -69,9 +69,6 @@ func readFiles(def Definition) (roleFiles, error) {
 			if strings.HasPrefix(path.Base(f.Path), whiteoutPrefix) {
 				return fmt.Errorf("%s: names that begin with %s mean removal in an image: %w", p, whiteoutPrefix, dsas.ErrInvalid)
 			}
-			if err := secretsIn(f.Path, f.Data); err != nil {
-				return err
-			}
 			out = append(out, f)
 			return nil
 		})

@@ -28,7 +28,8 @@ type firmwarePackage struct{ Name, Version string }
 
 // currentFirmware is the state file of findFirmware.
 type currentFirmware struct {
-	Lists    string
+	Lists    string // apt.stamp it was found with
+	Sources  string
 	Packages []firmwarePackage
 }
 
@@ -36,10 +37,13 @@ type currentFirmware struct {
 func findFirmware(ctx context.Context, opt *Options, a *apt) ([]firmwarePackage, error) {
 	state := filepath.Join(opt.Cache, "firmware.json")
 	var cur currentFirmware
-	if readJSON(state, &cur) && cur.Lists == a.stamp() {
+	if readJSON(state, &cur) && (!opt.Refresh && cur.Sources == key(a.sources) || cur.Lists == a.stamp()) {
 		return cur.Packages, nil
 	}
-	cur = currentFirmware{Lists: a.stamp()}
+	if err := a.need(ctx, false); err != nil {
+		return nil, fmt.Errorf("find firmware: %w", err)
+	}
+	cur = currentFirmware{Lists: a.stamp(), Sources: key(a.sources)}
 	out, err := run(a.command(ctx, "apt-cache", append([]string{"policy"}, firmwarePackages...)...))
 	if err != nil {
 		return nil, fmt.Errorf("find firmware: %w", err)

@@ -60,14 +60,28 @@ type Options struct {
 	InitPath string // static dsas-init, for BuildBoot
 	BBPath   string // u-root's commands as one program (bb/build.sh), for BuildBoot
 
-	// Refresh asks the mirrors for newer packages now (of several builds in a
-	// row, the first does); else that happens when the lists are older than
-	// MaxAge (default 24 h).
+	// Locks is the folder of the base's lock, and of those roles whose
+	// definition names no place for theirs; empty: "locks" in the cache.
+	Locks string
+	// Refresh resolves the versions of all packages anew, from lists that are
+	// fetched now (of several builds in a row, the first does). Else those of
+	// the locks are taken; for packages that no lock has yet, the lists are
+	// fetched when they are older than MaxAge (default 24 h).
 	Refresh bool
 	MaxAge  time.Duration
+	// Allow lets findings of the checks pass, beside what role.yaml allows.
+	Allow []dsas.Allow
 
 	// Progress gets one line for each step, for people; nil: silence.
 	Progress func(line string)
+	// Fraction gets how far the step is that Progress told last: parts, or
+	// bytes where total is 0 because nobody knows it. nil: nothing.
+	Fraction func(done, total int64)
+	// Report gets what is to be told of a role's image once it is built.
+	Report func(Report)
+
+	allow *allowance // of the role that is being built
+	etc   string     // apt's configuration of the machine; empty: /etc/apt
 
 	// lock is the cache's, handed on to what works in it (isolate).
 	lock *os.File
@@ -76,6 +90,12 @@ type Options struct {
 func (o *Options) say(format string, args ...any) {
 	if o.Progress != nil {
 		o.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+func (o *Options) fraction(done, total int64) {
+	if o.Fraction != nil {
+		o.Fraction(done, total)
 	}
 }
 

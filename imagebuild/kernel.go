@@ -44,12 +44,15 @@ type currentKernel struct {
 }
 
 // findKernel gives the newest kernel of the machine's release, unpacked in the
-// cache. Asked again with the same package lists, it reads one small file.
+// cache. Asked again, it gives the same one, and reads one small file for it,
+// until opt.Refresh.
 func findKernel(ctx context.Context, opt *Options, a *apt) (*kernel, error) {
 	state := filepath.Join(opt.Cache, "kernel", "current.json")
 	var cur currentKernel
 	known := readJSON(state, &cur)
-	if err := a.update(ctx); err != nil {
+	if known && !opt.Refresh {
+		// Kept, as the packages' versions are.
+	} else if err := a.update(ctx); err != nil {
 		if !known || ctx.Err() != nil {
 			return nil, fmt.Errorf("find kernel: %w", err)
 		}

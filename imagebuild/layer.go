@@ -21,6 +21,7 @@ type layer struct {
 	// Dirs are the folders it has, so that a layer above that puts a file into
 	// one restates its owner and mode and does not change them.
 	Dirs map[string]dirAttr
+	index
 }
 
 type dirAttr struct {
@@ -49,7 +50,8 @@ func cachedLayer(opt *Options, kind, id string) (*layer, bool) {
 func makeLayer(ctx context.Context, opt *Options, kind, id string, write func(*layerWriter) error) (*layer, error) {
 	pr, pw := io.Pipe()
 	plain := sha256.New()
-	l := &layer{Dirs: map[string]dirAttr{}, Part: dsas.Part{MediaType: dsas.MediaTarZstd, Title: kind}}
+	opt.say("writing the layer %s", kind)
+	l := &layer{Dirs: map[string]dirAttr{}, index: index{Names: map[string]string{}}, Part: dsas.Part{MediaType: dsas.MediaTarZstd, Title: kind}}
 	var g errgroup.Group
 	g.Go(func() error {
 		err := func() error {
@@ -57,7 +59,7 @@ func makeLayer(ctx context.Context, opt *Options, kind, id string, write func(*l
 			if err != nil {
 				return err
 			}
-			lw := &layerWriter{ctx: ctx, tar: tar.NewWriter(io.MultiWriter(zw, plain)), layer: l}
+			lw := &layerWriter{ctx: ctx, tar: tar.NewWriter(io.MultiWriter(zw, plain)), layer: l, allow: opt.allow, fraction: opt.fraction}
 			if err := write(lw); err != nil {
 				zw.Close()
 				return err

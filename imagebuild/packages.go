@@ -3,8 +3,10 @@ package imagebuild
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"dsas"
@@ -13,24 +15,25 @@ import (
 // installScript runs as the first process of its own mounts, processes and
 // network (none): everything it mounts or starts ends with it. apt runs
 // outside the role's root, with our lists, and dpkg inside.
-//
-// Copies are whole (metacopy) and renames real (redirect_dir), so that the
-// upper folder alone tells what changed.
 const installScript = `
-root=$1 lower=$2 upper=$3 work=$4 archives=$5 remove=$6; shift 6
+root=$1 lower=$2 upper=$3 work=$4 archives=$5 remove=$6 overlay=$7; shift 7
 mount -t proc proc /proc
-mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work,redirect_dir=off,metacopy=off,index=off" overlay "$root"
+mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work,$overlay" overlay "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=0755,size=64m tmpfs "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount -t tmpfs -o mode=0755 tmpfs "$root/run"
 mkdir -p "$root/dev/pts" "$root/dev/shm" "$root/run/lock" "$root/var/cache/apt/archives"
-mknod -m 666 "$root/dev/null" c 1 3
-mknod -m 666 "$root/dev/zero" c 1 5
-mknod -m 666 "$root/dev/full" c 1 7
-mknod -m 666 "$root/dev/random" c 1 8
-mknod -m 666 "$root/dev/urandom" c 1 9
-mknod -m 666 "$root/dev/tty" c 5 0
+# In a user namespace, where no device can be made, the machine's own.
+device() {
+	mknod -m 666 "$root/dev/$1" c "$2" "$3" 2>/dev/null || { touch "$root/dev/$1"; mount --bind "/dev/$1" "$root/dev/$1"; }
+}
+device null 1 3
+device zero 1 5
+device full 1 7
+device random 1 8
+device urandom 1 9
+device tty 5 0
 ln -s /proc/self/fd "$root/dev/fd"
 ln -s fd/0 "$root/dev/stdin"
 ln -s fd/1 "$root/dev/stdout"
@@ -39,7 +42,7 @@ mount --bind "$archives" "$root/var/cache/apt/archives"
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
 if [ $# -gt 0 ]; then
-	apt-get install --no-download --no-install-recommends \
+	apt-get install --no-download --no-install-recommends -o "` + statusFD + `" \
 		-o "DPkg::Chroot-Directory=$root" -o "Dir::State=$root/var/lib/apt" \
 		-o "Dir::State::status=$root/var/lib/dpkg/status" \
 		-o "Dir::Cache::archives=$root/var/cache/apt/archives" "$@" </dev/null
@@ -54,16 +57,46 @@ rm "$root/usr/sbin/policy-rc.d"
 sync -f "$upper"
 `
 
+// rolePackages is what a role's packages come down to over a base.
+type rolePackages struct {
+	lock lock     // what is installed beyond the base, or newer than there
+	news []string // the same as apt names it, "NAME=VERSION", sorted
+}
+
+// resolvePackages tells what installing the packages over the base brings: the
+// versions of old, a lock; what is not in it, or all without a lock, as the
+// mirrors have it today.
+func resolvePackages(ctx context.Context, opt *Options, a *apt, b *base, packages []string, old lock, place string) (*rolePackages, error) {
+	r := &rolePackages{lock: lock{}}
+	if len(packages) == 0 {
+		return r, nil
+	}
+	anew := old == nil || slices.ContainsFunc(packages, func(p string) bool { return old[p] == "" && b.lock[p] == "" })
+	if err := a.need(ctx, anew); err != nil {
+		return nil, err
+	}
+	// What the base has is the base's lock's to say, unless another package
+	// needs a newer one.
+	pins := maps.Clone(old)
+	maps.DeleteFunc(pins, func(p, _ string) bool { return b.lock[p] != "" })
+	if err := a.pin(pins); err != nil {
+		return nil, err
+	}
+	var err error
+	if r.news, err = simulate(ctx, a, b.root, append([]string{"install", "--no-install-recommends"}, packages...)...); err != nil {
+		if old != nil {
+			err = fmt.Errorf("%w\n\twith the versions of %s; to resolve them anew: dsas image build --refresh", err, place)
+		}
+		return nil, fmt.Errorf("packages %s: %w", strings.Join(packages, " "), err)
+	}
+	r.lock = lockOf(r.news)
+	return r, pins.missed(r.lock, place)
+}
+
 // packagesLayer installs a role's packages over the base. Nil where the base
 // has them all and nothing is removed.
-func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string) (*layer, error) {
-	var news []string
-	if len(packages) > 0 {
-		var err error
-		if news, err = simulate(ctx, a, b.root, append([]string{"install", "--no-install-recommends"}, packages...)...); err != nil {
-			return nil, fmt.Errorf("packages %s: %w", strings.Join(packages, " "), err)
-		}
-	}
+func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string, r *rolePackages) (*layer, error) {
+	news := r.news
 	if len(news) == 0 && len(remove) == 0 {
 		return nil, nil
 	}
@@ -75,8 +108,16 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages,
 	if len(news) > 0 {
 		opt.say("downloading %d packages", len(news))
 		args := append([]string{"install", "--download-only", "--no-install-recommends", "-o", status, "-o", "Debug::NoLocking=true"}, packages...)
-		if err := runAll(a.command(ctx, "apt-get", args...)); err != nil {
-			return nil, fmt.Errorf("download packages: %w", err)
+		fetch := a.command(ctx, "apt-get", append(args, "-o", statusFD)...)
+		run, err := runApt(opt, fetch)
+		if err != nil {
+			return nil, err
+		}
+		if err := run(); err != nil {
+			return nil, fmt.Errorf("download packages (a mirror forgets a version when a newer one comes; dsas image build --refresh takes today's): %w", err)
+		}
+		if err := a.keep(ctx, r.lock); err != nil {
+			return nil, err
 		}
 	}
 	opt.say("installing %d packages", len(news))
@@ -92,13 +133,17 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages,
 		}
 	}
 	args := []string{"-ec", installScript, "install", dirs["root"], b.root, dirs["upper"], dirs["overlay"],
-		filepath.Join(a.dir, "archives"), lines(remove)}
+		filepath.Join(a.dir, "archives"), lines(remove), overlayOptions()}
 	if len(news) > 0 {
 		args = append(args, packages...)
 	}
 	cmd := a.command(ctx, "sh", args...)
+	run, err := runApt(opt, cmd)
+	if err != nil {
+		return nil, err
+	}
 	isolate(opt, cmd, false)
-	if err := runAll(cmd); err != nil {
+	if err := run(); err != nil {
 		return nil, fmt.Errorf("install packages: %w", err)
 	}
 	l, err := makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error {

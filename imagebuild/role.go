@@ -12,6 +12,7 @@ import (
 	"io/fs"
 
 	"dsas"
+	"dsas/imagebuild/leaks"
 )
 
 // Definition is what a role's image is built from.
@@ -23,12 +24,16 @@ type Definition struct {
 	FS fs.FS
 	// Frozen goes with the release (dsas.Release.Definition).
 	Frozen []byte
+	// Lock is the path of the role's lock; empty: in Options.Locks.
+	Lock string
 }
 
 // roleState remembers what a role's image was made of.
 type roleState struct {
 	Key     string
+	Lists   string // apt.stamp it was last compared with
 	Release dsas.Digest
+	Report  Report
 }
 
 // BuildRole builds a release of a role, to boot with what BuildBoot made; where
@@ -66,11 +71,18 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 	if err := checkRemove(def.Role.Remove); err != nil {
 		return none, err
 	}
+	sources, err := readSources(def)
+	if err != nil {
+		return none, err
+	}
+	if opt.allow, err = newAllowance(def.Role.Allow, opt.Allow); err != nil {
+		return none, err
+	}
 	a, err := openApt(ctx, opt)
 	if err != nil {
 		return none, err
 	}
-	k, err := findKernel(ctx, opt, a) // fetches the package lists, if that is due
+	k, err := findKernel(ctx, opt, a) // with Refresh, fetches the package lists
 	if err != nil {
 		return none, err
 	}
@@ -80,13 +92,26 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 	packages := slices.Clone(def.Role.Packages)
 	slices.Sort(packages)
 	packages = slices.Compact(packages)
+	place := opt.lockPlace(def.Role.Name, def.Lock)
+	locked, err := readLock(place)
+	if err != nil && !opt.Refresh {
+		return none, err
+	}
+	baseLock, err := readLock(opt.lockPlace("base", ""))
+	if err != nil && !opt.Refresh {
+		return none, err
+	}
+	stateKey := func(base, role lock) string {
+		return key("role", a.suite, base, role, k.id(), bootKey(boot), packages, def.Role, def.Frozen, memory, files.sum(), sources, opt.allow.list, leaks.Sum(),
+			basePackages, dpkgOptions, imageFolders, imageModules, dropped, emptied)
+	}
 	stateFile := filepath.Join(opt.Cache, "roles", def.Role.Name+".json")
-	state := roleState{Key: key("role", def.Frozen, a.sources, a.stamp(), k.id(), bootKey(boot), packages, def.Role.Modules, def.Role.Remove, memory,
-		files.sum(), basePackages, dpkgOptions, imageFolders, imageModules, dropped, emptied)}
 	var old roleState
-	if readJSON(stateFile, &old) && old.Key == state.Key {
+	if locked != nil && baseLock != nil && readJSON(stateFile, &old) && old.Key == stateKey(baseLock, locked) && (!opt.Refresh || old.Lists == a.stamp()) {
 		if r, err := opt.Store.Release(old.Release); err == nil && hasParts(opt.Store, r.Manifest.Parts) && hasBoot(opt.Store, r.Boot) {
 			opt.say("image of role %s is up to date: release %s", def.Role.Name, r.Name())
+			old.Report.Changed, old.Report.Base, old.Report.Packages = false, nil, nil
+			opt.report(old.Report)
 			return *r, nil
 		}
 	}
@@ -100,13 +125,25 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 		return none, err
 	}
 	defer os.RemoveAll(work)
+	checks := &checks{opt: opt, role: def.Role, sources: sources, files: files}
+	if err := checks.definition(k); err != nil {
+		return none, err
+	}
 	b, err := findBase(ctx, opt, a)
 	if err != nil {
 		return none, err
 	}
 	m := dsas.Manifest{Role: def.Role.Name, Kernel: k.Release, Memory: memory, Parts: []dsas.Part{b.Part}}
-	pkgs, err := packagesLayer(ctx, opt, a, b, packages, def.Role.Remove)
+	pins := locked
+	if opt.Refresh {
+		pins = nil
+	}
+	resolved, err := resolvePackages(ctx, opt, a, b, packages, pins, place)
 	if err != nil {
+		return none, err
+	}
+	pkgs, err := packagesLayer(ctx, opt, a, b, packages, def.Role.Remove, resolved)
+	if err := checks.tree(err, &b.layer, pkgs); err != nil {
 		return none, err
 	}
 	if pkgs != nil {
@@ -126,15 +163,21 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 		}
 		m.Parts = append(m.Parts, l.Part)
 	}
+	report := checks.report
+	report.Base, report.Packages = b.changes, changes(locked, resolved.lock)
+	if err := writeLock(place, "role "+def.Role.Name, resolved.lock); err != nil {
+		return none, err
+	}
 
 	r, err := opt.Store.AddRelease(ctx, dsas.Release{Role: def.Role.Name, Definition: def.Frozen, Boot: boot, Manifest: m})
 	if err != nil {
 		return none, err
 	}
-	// Newer package lists that changed nothing make no new release.
+	// Other inputs that changed nothing make no new release.
+	report.Changed = r.ID != old.Release
 	opt.say("release %s: %.1f MiB, %.1f MiB unpacked", r.Name(), mib(r.Manifest.Size()), mib(r.Manifest.Unpacked()))
-	state.Release = r.ID
-	return r, writeJSON(stateFile, state)
+	opt.report(report)
+	return r, writeJSON(stateFile, roleState{stateKey(b.lock, resolved.lock), a.stamp(), r.ID, report})
 }
 
 // bootKey names a boot set in keys: by its content, however it is compressed.

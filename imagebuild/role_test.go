@@ -32,8 +32,8 @@ func tinyRole() Definition {
 			"files/etc/nginx/conf.d/x.conf":  {Data: []byte("# x\n")},
 			"files/usr/local/bin/hello":      {Data: []byte("#!/bin/sh\necho hello\n")},
 			"files/root/.profile":            {Data: []byte("# ours\n")},
-			"services/nginx/run":             {Data: []byte("exec nginx\n")},
-			"services/nginx/log/run":         {Data: []byte("exec cat\n")},
+			"services/nginx/run":             {Data: []byte("#!/bin/sh\nexec nginx\n")},
+			"services/nginx/log/run":         {Data: []byte("#!/bin/sh\nexec cat\n")},
 			"services/nginx/notes.txt":       {Data: []byte("n")},
 			"files/var/lib/tiny/state/empty": {},
 		},
@@ -209,27 +209,10 @@ func TestBuildRole(t *testing.T) {
 		}
 	})
 	t.Run("killed", func(t *testing.T) { checkKilled(t, opt, store, storeDir, boot) })
-	t.Run("reproducible", func(t *testing.T) {
-		// Nothing kept but the kernel and the downloads' lists.
-		for _, d := range []string{"base", "layers", "roles"} {
-			if err := os.RemoveAll(filepath.Join(opt.Cache, d)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		again, err := BuildRole(t.Context(), opt, tinyRole(), boot)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if again.ID != first.ID {
-			t.Errorf("release %s %s; want %s", again.Name(), again.ID, first.ID)
-		}
-		for i, p := range again.Manifest.Parts {
-			if p.DiffID != m.Parts[i].DiffID {
-				t.Errorf("%s: diffID %s; want %s", p.Title, p.DiffID, m.Parts[i].DiffID)
-				diffLayers(t, readLayer(t, store, m.Parts[i]), readLayer(t, store, p))
-			}
-		}
-	})
+	t.Run("killed at random", func(t *testing.T) { checkRandomKills(t, opt, store, storeDir) })
+	t.Run("findings", func(t *testing.T) { checkFindings(t, opt, storeDir, boot) })
+	t.Run("lock", func(t *testing.T) { checkLock(t, opt, storeDir, boot) })
+	t.Run("two folders", func(t *testing.T) { checkTwoFolders(t, opt, store, first) })
 }
 
 func diffLayers(t *testing.T, a, b []tarEntry) {
@@ -431,11 +414,18 @@ func killedRole() Definition {
 
 // TestHelperBuild is the process that checkKilled kills.
 func TestHelperBuild(t *testing.T) {
-	cache, storeDir, ok := strings.Cut(os.Getenv("DSAS_TEST_BUILD"), "\n")
-	if !ok {
+	args := strings.Split(os.Getenv("DSAS_TEST_BUILD"), "\n")
+	if len(args) < 2 {
 		t.Skip("only run by TestBuildRole")
 	}
-	opt := Options{Store: testStore(t, storeDir), Cache: cache}
-	_, err := BuildRole(t.Context(), opt, killedRole(), bootFor(t, opt))
-	t.Fatalf("BuildRole = %v; want to be killed", err)
+	def := killedRole()
+	if len(args) == 3 && args[2] == "tiny" {
+		def = tinyRole()
+	} else if len(args) == 3 {
+		def = againRole(args[2])
+	}
+	opt := Options{Store: testStore(t, args[1]), Cache: args[0]}
+	if _, err := BuildRole(t.Context(), opt, def, bootFor(t, opt)); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -2,13 +2,10 @@ package imagebuild
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"path"
 	"regexp"
 	"strings"
-
-	"dsas"
 )
 
 // What of an installed tree is no part of an image: caches, logs, what a build
@@ -59,40 +56,65 @@ const maxSecretFile = 1 << 20
 // the programs that read keys have the marker alone.
 var privateKeyRE = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----\r?\n(?:[A-Za-z-]+: [^\n]*\n|\r?\n)*[A-Za-z0-9+/=]{32}`)
 
-// checkSecrets refuses a file that has a private key or a password: everyone
-// on the boot network can fetch an image.
-func checkSecrets(name, file string, size int64) error {
+// checkSecrets looks for a private key or a password in a file of a built
+// tree: everyone on the boot network can fetch an image. These rules are
+// cheaper than those for a role's own files (checkSources): a tree has
+// thousands of files, which come from signed packages.
+func checkSecrets(name, file string, size int64) ([]Finding, error) {
 	if size > maxSecretFile {
-		return nil
+		return nil, nil
 	}
 	if name != "etc/shadow" && name != "etc/gshadow" && size < 64 {
-		return nil
+		return nil, nil
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return secretsIn(name, b)
+	return secretsIn(name, b), nil
 }
 
-func secretsIn(name string, b []byte) error {
+const whySecret = "images hold no secrets, everyone on the boot network can fetch them"
+
+// secretsIn looks into the content of the tree's file of this name (without
+// leading slash).
+func secretsIn(name string, b []byte) []Finding {
 	if name == "etc/shadow" || name == "etc/gshadow" {
-		for line := range strings.Lines(string(b)) {
-			f := strings.Split(strings.TrimSpace(line), ":")
-			if len(f) < 2 {
-				continue
-			}
-			if name == "etc/shadow" && f[1] == "" {
-				return fmt.Errorf("/%s: user %s has an empty password; lock it (usermod -L) in the package or file that makes it: %w", name, f[0], dsas.ErrInvalid)
-			}
-			if f[1] != "" && f[1][0] != '*' && f[1][0] != '!' {
-				return fmt.Errorf("/%s: %s has a password; images hold no secrets, everyone on the boot network can fetch them: %w", name, f[0], dsas.ErrInvalid)
-			}
-		}
+		return passwordsIn(name, b)
+	}
+	if !bytes.Contains(b, []byte("PRIVATE KEY-----")) {
 		return nil
 	}
-	if bytes.Contains(b, []byte("PRIVATE KEY-----")) && privateKeyRE.Match(b) {
-		return fmt.Errorf("/%s holds a private key; images hold no secrets, everyone on the boot network can fetch them: leave it out, or name its folder under remove: in role.yaml: %w", name, dsas.ErrInvalid)
+	at := privateKeyRE.FindIndex(b)
+	if at == nil {
+		return nil
 	}
-	return nil
+	return []Finding{{
+		Path: "/" + name, Line: 1 + bytes.Count(b[:at[0]], []byte("\n")), Rule: "private-key", Reason: "it holds a private key; " + whySecret,
+		Way: "leave it out, or name its folder under remove: in role.yaml",
+	}}
+}
+
+func passwordsIn(name string, b []byte) (out []Finding) {
+	n := 0
+	for line := range strings.Lines(string(b)) {
+		n++
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) < 2 {
+			continue
+		}
+		if name == "etc/shadow" && f[1] == "" {
+			out = append(out, Finding{
+				Path: "/" + name, Line: n, Rule: "empty-password", Reason: "user " + f[0] + " has an empty password",
+				Way: "lock it (usermod -L) in the package or file that makes it",
+			})
+		}
+		if f[1] != "" && f[1][0] != '*' && f[1][0] != '!' {
+			out = append(out, Finding{
+				Path: "/" + name, Line: n, Rule: "password", Reason: f[0] + " has a password; " + whySecret,
+				Way: "lock it (usermod -L) in the package or file that makes it; log in by key",
+			})
+		}
+	}
+	return out
 }

@@ -26,6 +26,8 @@ const (
 	whiteoutPrefix = ".wh."
 	whiteoutOpaque = ".wh..wh..opq"
 	overlayOpaque  = "trusted.overlay.opaque"
+	// userOverlay is in place of "trusted.overlay." in a user namespace.
+	userOverlay = "user.overlay."
 )
 
 // xattrRecord carries an extended attribute in a PAX header.
@@ -41,7 +43,11 @@ type layerWriter struct {
 	layer *layer
 	links map[[2]uint64]string // first name of a file with several
 	below map[string]dirAttr   // folders of the layers below
-	buf   []byte
+	allow *allowance
+
+	fraction func(done, total int64) // nil: nobody asks
+	told     int64
+	buf      []byte
 }
 
 // add writes one entry; names have no leading slash.
@@ -53,6 +59,8 @@ func (w *layerWriter) add(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeDir {
 		h.Name = name + "/"
 		w.layer.Dirs[name] = dirAttr{h.Mode, h.Uid, h.Gid}
+	} else {
+		w.layer.note(h)
 	}
 	if err := w.tar.WriteHeader(h); err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
@@ -61,6 +69,10 @@ func (w *layerWriter) add(h *tar.Header, content io.Reader) error {
 		return nil
 	}
 	w.layer.Part.Unpacked += (h.Size + page - 1) / page * page
+	if n := w.layer.Part.Unpacked; w.fraction != nil && n-w.told > 1<<20 {
+		w.told = n
+		w.fraction(n, 0)
+	}
 	if w.buf == nil {
 		w.buf = make([]byte, 256<<10)
 	}
@@ -87,13 +99,20 @@ const (
 // (relative, no leading slash). Overlay markers become whiteouts.
 func (w *layerWriter) tree(root string, rule func(name string, dir bool) verdict) error {
 	w.links = map[[2]uint64]string{}
-	return w.folder(root, "", rule)
+	if err := w.folder(root, "", rule); err != nil {
+		return err
+	}
+	// Before the content is in the store, from where anybody can fetch it.
+	if refused, _ := w.allow.split(w.layer.Found); len(refused) > 0 {
+		return &CheckError{refused}
+	}
+	return nil
 }
 
 func (w *layerWriter) folder(root, rel string, rule func(string, bool) verdict) error {
 	// overlayfs marks every folder it makes; where there was none before, the
 	// mark says nothing.
-	if _, covers := w.below[rel]; covers && getXattr(filepath.Join(root, rel), overlayOpaque) == "y" {
+	if _, covers := w.below[rel]; covers && isOpaque(filepath.Join(root, rel)) {
 		if err := w.whiteout(path.Join(rel, whiteoutOpaque)); err != nil {
 			return err
 		}
@@ -181,9 +200,11 @@ func (w *layerWriter) regular(file string, h *tar.Header, st *syscall.Stat_t, v 
 	if h.PAXRecords, err = keptXattrs(file); err != nil {
 		return err
 	}
-	if err := checkSecrets(h.Name, file, st.Size); err != nil {
+	found, err := checkSecrets(h.Name, file, st.Size)
+	if err != nil {
 		return err
 	}
+	w.layer.Found = append(w.layer.Found, found...)
 	f, err := os.Open(file)
 	if err != nil {
 		return err
@@ -197,6 +218,10 @@ func (w *layerWriter) regular(file string, h *tar.Header, st *syscall.Stat_t, v 
 // has the build's time.
 func clamp(t time.Time) time.Time {
 	return time.Unix(min(t.Unix(), epoch), 0)
+}
+
+func isOpaque(dir string) bool {
+	return getXattr(dir, overlayOpaque) == "y" || getXattr(dir, userOverlay+"opaque") == "y"
 }
 
 func getXattr(file, name string) string {
@@ -222,6 +247,9 @@ func keptXattrs(file string) (map[string]string, error) {
 	var out map[string]string
 	for name := range bytes.SplitSeq(bytes.TrimSuffix(list[:n], []byte{0}), []byte{0}) {
 		k := string(name)
+		if strings.HasPrefix(k, userOverlay) {
+			continue
+		}
 		if k != "security.capability" && !strings.HasPrefix(k, "user.") && !strings.HasPrefix(k, "system.posix_acl_") {
 			continue
 		}

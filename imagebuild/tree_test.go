@@ -174,17 +174,17 @@ func TestSecretsRefused(t *testing.T) {
 		if !errors.Is(err, dsas.ErrInvalid) || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "b3Bl") || strings.Contains(err.Error(), "j9T") {
 			t.Errorf("layer with %s = %v; want ErrInvalid that names it and does not quote it", name, err)
 		}
-		_, err = readFiles(Definition{FS: fstest.MapFS{"files/" + name: {Data: []byte(content)}}})
-		if !errors.Is(err, dsas.ErrInvalid) {
-			t.Errorf("definition with %s = %v; want ErrInvalid", name, err)
+		found, err := checkSources([]source{{"files/" + name, []byte(content)}})
+		if err != nil || len(found) == 0 || found[0].Path != "files/"+name || found[0].Line == 0 || found[0].Way == "" {
+			t.Errorf("checkSources(%s) = %+v, %v; want a finding with its line", name, found, err)
 		}
 	}
-	if err := secretsIn("etc/shadow", []byte("eve::19000::::::\n")); !errors.Is(err, dsas.ErrInvalid) {
-		t.Errorf("empty password = %v; want ErrInvalid", err)
+	if found := secretsIn("etc/shadow", []byte("a:*:1\neve::19000::::::\n")); len(found) != 1 || found[0].Rule != "empty-password" || found[0].Line != 2 {
+		t.Errorf("empty password = %+v; want one finding in line 2", found)
 	}
 	// A program that reads keys has the marker and no key.
-	if err := secretsIn("usr/bin/ssh", []byte("\x00-----BEGIN OPENSSH PRIVATE KEY-----\n\x00-----END OPENSSH PRIVATE KEY-----\n\x00"+strings.Repeat("x", 100))); err != nil {
-		t.Errorf("a program with the marker = %v; want nil", err)
+	if found := secretsIn("usr/bin/ssh", []byte("\x00-----BEGIN OPENSSH PRIVATE KEY-----\n\x00-----END OPENSSH PRIVATE KEY-----\n\x00"+strings.Repeat("x", 100))); len(found) > 0 {
+		t.Errorf("a program with the marker = %+v; want nothing", found)
 	}
 }
 

@@ -66,6 +66,14 @@ func (c *checker) names() {
 			c.bad("remove %w", err)
 		}
 	}
+	for _, a := range r.Allow {
+		if _, err := path.Match(a.Path, ""); err != nil || a.Path == "" {
+			c.bad("allow %q: name the file as the build's finding does, as files/etc/x.conf (* and ? stand for letters)", a.Path)
+		}
+		if strings.TrimSpace(a.Reason) == "" {
+			c.bad("allow %s: has no reason; write why it may pass, who reads the image's report will ask", a.Path)
+		}
+	}
 	if r.Memory != "" && !memoryRE.MatchString(r.Memory) {
 		c.bad("memory %q: write it as 512MiB or 2GiB", r.Memory)
 	}

@@ -134,3 +134,15 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+func TestAllowNeedsReason(t *testing.T) {
+	for _, a := range []dsas.Allow{{Path: "files/x"}, {Path: "files/x", Reason: " "}, {Reason: "why"}, {Path: "[", Reason: "why"}} {
+		err := Check(Definition{Role: dsas.Role{Name: "x", Allow: []dsas.Allow{a}}, FS: fstest.MapFS{}})
+		if !errors.Is(err, dsas.ErrInvalid) || !strings.Contains(err.Error(), "allow") {
+			t.Errorf("Check(allow %+v) = %v; want ErrInvalid that names it", a, err)
+		}
+	}
+	if err := Check(Definition{Role: dsas.Role{Name: "x", Allow: []dsas.Allow{{Path: "files/*.key", Reason: "a sample"}}}, FS: fstest.MapFS{}}); err != nil {
+		t.Errorf("Check(allow with a reason) = %v; want nil", err)
+	}
+}

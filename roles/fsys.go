@@ -15,13 +15,22 @@ import (
 // forgotten chmod is no reason for a failed boot.
 var executableRE = regexp.MustCompile(`^services/[^/]+/(run|finish|check|log/run)$|^files/usr/(local/)?s?bin/.`)
 
+// LockFile is where a build writes the versions of a role's packages, in the
+// role's folder. It goes with a definition and is no part of it: a build that
+// writes it must not make the definition another one.
+const LockFile = "role.lock"
+
 // modeFS gives files the two modes an image needs whatever the umask or embed
 // made of them: 0755 for what is executed and for folders, else 0644. It
-// passes symlinks on as symlinks where the file system below knows them.
+// passes symlinks on as symlinks where the file system below knows them, and
+// does not show LockFile.
 type modeFS struct{ fsys fs.FS }
 
 // Open implements fs.FS.
 func (m modeFS) Open(name string) (fs.File, error) {
+	if name == LockFile {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
 	f, err := m.fsys.Open(name)
 	if err != nil {
 		return nil, err
@@ -32,6 +41,9 @@ func (m modeFS) Open(name string) (fs.File, error) {
 // ReadDir implements fs.ReadDirFS.
 func (m modeFS) ReadDir(name string) ([]fs.DirEntry, error) {
 	entries, err := fs.ReadDir(m.fsys, name)
+	if name == "." {
+		entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() == LockFile })
+	}
 	for i, e := range entries {
 		entries[i] = modeEntry{e, path.Join(name, e.Name())}
 	}
@@ -40,6 +52,9 @@ func (m modeFS) ReadDir(name string) ([]fs.DirEntry, error) {
 
 // Lstat implements fs.ReadLinkFS.
 func (m modeFS) Lstat(name string) (fs.FileInfo, error) {
+	if name == LockFile {
+		return nil, &fs.PathError{Op: "lstat", Path: name, Err: fs.ErrNotExist}
+	}
 	st, err := fs.Lstat(m.fsys, name)
 	if err != nil {
 		return nil, err

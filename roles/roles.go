@@ -157,6 +157,7 @@ func merge(under, role dsas.Role) dsas.Role {
 	out.Remove = union(under.Remove, role.Remove)
 	out.Devices = override(under.Devices, role.Devices, func(d dsas.Device) string { return d.Key })
 	out.Services = override(under.Services, role.Services, func(s dsas.Service) string { return s.Name })
+	out.Allow = override(under.Allow, role.Allow, func(a dsas.Allow) string { return a.Path })
 	out.Templates = override(under.Templates, role.Templates, func(t dsas.Template) string { return t.Path })
 	return out
 }

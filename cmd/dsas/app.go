@@ -25,6 +25,7 @@ const (
 // app is what every command's Run gets: the global flags and the terminal.
 type app struct {
 	globals
+	args   []string // of the command line
 	model  *kong.Application
 	stdin  io.Reader
 	stdout io.Writer

@@ -18,15 +18,21 @@ type buildRequest struct {
 	Roles   []string
 	All     bool
 	Refresh bool
+	Allow   []dsas.Allow
 	// NoPublish leaves nodes with what they boot: somebody publishes later.
 	NoPublish bool
 	Progress  func(string)
+	Fraction  func(done, total int64)
 }
 
 // built is what it made.
 type built struct {
 	Boot     dsas.BootSet   `json:"boot"`
 	Releases []dsas.Release `json:"releases"`
+	// Reports tell what else is to be known of the images; Findings why one
+	// was not made.
+	Reports  []imagebuild.Report  `json:"reports,omitempty"`
+	Findings []imagebuild.Finding `json:"findings,omitempty"`
 }
 
 // buildImages builds the kernel and initramfs and a release of each role into
@@ -70,24 +76,32 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	}
 	opt := imagebuild.Options{
 		Store: store, Cache: cfg.path("cache"), InitPath: initPath, BBPath: bbPath,
-		Refresh: req.Refresh, Progress: req.Progress,
+		Refresh: req.Refresh, Progress: req.Progress, Fraction: req.Fraction, Allow: req.Allow, Locks: cfg.path("locks"),
+		Report: func(r imagebuild.Report) { out.Reports = append(out.Reports, r) },
 	}
 	if out.Boot, err = imagebuild.BuildBoot(ctx, opt); err != nil {
 		return out, err
 	}
+	var failed []error
 	for _, def := range defs {
 		frozen, err := roles.Freeze(def)
 		if err != nil {
-			return out, err
+			return out, errors.Join(append(failed, err)...)
 		}
-		r, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS, Frozen: frozen}, out.Boot)
+		r, err := imagebuild.BuildRole(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS, Frozen: frozen, Lock: lockOf(def)}, out.Boot)
+		// What the checks find in one role does not hide what they find in the next.
+		if found := (*imagebuild.CheckError)(nil); errors.As(err, &found) {
+			out.Findings = append(out.Findings, found.Findings...)
+			failed = append(failed, err)
+			continue
+		}
 		if err != nil {
-			return out, err
+			return out, errors.Join(append(failed, err)...)
 		}
 		out.Releases = append(out.Releases, r)
 	}
-	if req.NoPublish {
-		return out, nil
+	if len(failed) > 0 || req.NoPublish {
+		return out, errors.Join(failed...)
 	}
 	for _, r := range out.Releases { // once all are built
 		if err := store.Propose(r.ID); err != nil {
@@ -95,6 +109,15 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 		}
 	}
 	return out, nil
+}
+
+// lockOf is where the lock of a role's packages is: beside the definition of a
+// user's own, so that it goes with it; "" for a shipped one's, in the state folder.
+func lockOf(def roles.Definition) string {
+	if def.Source == roles.SourceShipped {
+		return ""
+	}
+	return filepath.Join(def.Source, roles.LockFile)
 }
 
 // nodeProgram finds a program that goes into the initramfs: installed in

@@ -86,7 +86,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if err != nil || helped {
 		return err
 	}
-	a.globals = c.globals
+	a.globals, a.args = c.globals, args
 	return selected.Run()
 }
 

@@ -13,7 +13,8 @@ import (
 type imageBuildCmd struct {
 	configFlags
 	All       bool     `help:"Build every role there is."`
-	Refresh   bool     `help:"Ask the mirrors for newer packages now."`
+	Refresh   bool     `help:"Resolve the versions of all packages anew, security updates included, and say what changed."`
+	Allow     []string `sep:"none" placeholder:"PATH=REASON" help:"Let what the checks find in this file pass, for a written reason (repeatable)."`
 	NoPublish bool     `help:"Leave nodes with what they boot; publish later with dsas image publish."`
 	Names     []string `arg:"" optional:"" name:"role" help:"Roles to build."`
 }
@@ -22,8 +23,10 @@ type imageBuildCmd struct {
 func (*imageBuildCmd) Help() string {
 	return `Builds kernel, initramfs and a release of each role into the state folder, and
 has the roles' nodes boot them from their next boot on. What did not change is
-not built again, and makes no new release. A release that was rolled back is
-not published again by a build that changes nothing.
+not built again, and makes no new release; packages keep their versions until
+--refresh. A release that was rolled back is not published again by a build that
+changes nothing. What the checks find (secrets, services that cannot start,
+missing modules) is an error; docs/roles.md tells how to let it pass.
 
   dsas image build web lb
   dsas image build --all --refresh
@@ -39,22 +42,37 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	out, err := buildImages(ctx, cfg, buildRequest{
-		Roles: c.Names, All: c.All, Refresh: c.Refresh, NoPublish: c.NoPublish,
-		Progress: func(line string) { fmt.Fprintln(a.stderr, line) },
-	})
+	allow, err := parseAllow(c.Allow)
 	if err != nil {
 		return err
 	}
-	if !c.NoPublish {
+	if err := a.asRoot(); err != nil {
+		return err
+	}
+	p := newProgress(a.stderr)
+	out, err := buildImages(ctx, cfg, buildRequest{
+		Roles: c.Names, All: c.All, Refresh: c.Refresh, NoPublish: c.NoPublish, Allow: allow, Progress: p.line, Fraction: p.fraction,
+	})
+	p.close()
+	if err == nil && !c.NoPublish {
 		a.syncReleases(ctx)
 	}
-	if a.JSON {
-		return a.writeJSON(out)
+	if a.JSON && (err == nil || len(out.Findings) > 0) {
+		if jsonErr := a.writeJSON(out); jsonErr != nil && err == nil {
+			err = jsonErr
+		}
+	}
+	if err != nil || a.JSON {
+		return err
 	}
 	a.printf("kernel     %s  %s, initramfs %s\n", out.Boot.Release, size(out.Boot.Kernel.Size), size(out.Boot.Initramfs.Size))
-	for _, r := range out.Releases {
-		a.printf("%-10s %s  %d layers, %s\n", r.Name(), r.ID.Short(), len(r.Manifest.Parts), size(r.Manifest.Size()))
+	for _, rel := range out.Releases {
+		a.printf("%-10s %s  %d layers, %s\n", rel.Name(), rel.ID.Short(), len(rel.Manifest.Parts), size(rel.Manifest.Size()))
+		for _, r := range out.Reports {
+			if r.Role == rel.Role {
+				printReport(a, r)
+			}
+		}
 	}
 	return nil
 }
