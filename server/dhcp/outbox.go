@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -17,7 +18,8 @@ import (
 
 // openSender opens a packet socket that frames are sent on to ifi; nothing is
 // received. It blocks, and so is not in the runtime's poller, whose thread would
-// be woken by every frame that has left (EPOLLOUT).
+// be woken by every frame that has left (EPOLLOUT). While the interface takes
+// nothing it blocks for sendPatience; a close would not end that.
 func openSender(ifi *net.Interface) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -26,6 +28,11 @@ func openSender(ifi *net.Interface) (*os.File, error) {
 	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: ifi.Index}); err != nil {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("bind", err)
+	}
+	patience := unix.NsecToTimeval(int64(sendPatience))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience); err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("SO_SNDTIMEO", err)
 	}
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PRIORITY, priority) //nolint:errcheck // it only helps
 	return os.NewFile(uintptr(fd), "packet socket "+ifi.Name), nil
@@ -47,8 +54,12 @@ func (c *Conn) SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, payload [
 	return nil
 }
 
-// frameRoom is more than an Ethernet frame without jumbo sizes, in bytes.
-const frameRoom = 1536
+const (
+	// frameRoom is more than an Ethernet frame without jumbo sizes, in bytes.
+	frameRoom = 1536
+	// sendPatience is how long an interface may take nothing.
+	sendPatience = time.Second
+)
 
 // outbox sends frames, as many as there are with one system call (sendmmsg(2)).
 type outbox struct {
@@ -122,7 +133,8 @@ func (o *outbox) flush(sent func(note, error)) {
 			sent(who, nil)
 		}
 		switch {
-		case err != nil: // closed
+		case err != nil || o.errno == unix.EAGAIN: // closed, or it takes nothing
+			err = cmp.Or(err, error(o.errno))
 			for _, who := range o.note[o.done:o.n] {
 				sent(who, err)
 			}
