@@ -93,32 +93,89 @@ func setTime(parent int, base string, at time.Time) error {
 
 var zeroes [page]byte
 
-// copySparse writes size bytes of r to fd and leaves out whole pages of
-// zeroes: a sparse file stays one, and costs no memory in tmpfs.
-func copySparse(fd int, r io.Reader, size int64, buf []byte) error {
-	var off, end int64 // end: of what was really written
-	for off < size {
-		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), size-off)])
+// content writes a file's, and leaves out whole pages of zeroes: a sparse file
+// stays one, and costs no memory in tmpfs.
+func (u *unpacker) content(fd int, h *tar.Header, tr *tar.Reader, r *stream) error {
+	w := fileWriter{fd: fd}
+	if sparse(h) { // the tar.Reader knows where its pieces go
+		if u.buf == nil {
+			u.buf = make([]byte, block)
+		}
+		for w.off < h.Size {
+			n, err := io.ReadFull(tr, u.buf[:min(int64(len(u.buf)), h.Size-w.off)])
+			if err != nil {
+				return fmt.Errorf("read tar: %w", err)
+			}
+			if err := w.write(u.buf[:n]); err != nil {
+				return err
+			}
+		}
+		return w.finish(h.Size)
+	}
+	for w.off < h.Size {
+		b, err := r.take(h.Size - w.off)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
 		if err != nil {
 			return fmt.Errorf("read tar: %w", err)
 		}
-		b := buf[:n]
-		for len(b) > 0 {
-			hole := zeroPages(b)
-			off, b = off+int64(hole), b[hole:]
-			data := dataPages(b)
-			if data == 0 {
-				continue
-			}
-			if err := pwriteAll(fd, b[:data], off); err != nil {
-				return err
-			}
-			off, b = off+int64(data), b[data:]
-			end = off
+		if err := w.write(b); err != nil {
+			return err
 		}
 	}
-	if end < size {
-		return unix.Ftruncate(fd, size)
+	return w.finish(h.Size)
+}
+
+// sparse says whether an entry's content does not lie in the tar as it is
+// (tar(5), "Sparse files" in the GNU and PAX formats).
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for name := range h.PAXRecords {
+		if strings.HasPrefix(name, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+// fileWriter writes a file from its beginning on.
+type fileWriter struct {
+	fd  int
+	off int64
+	end int64 // of what was really written
+}
+
+func (w *fileWriter) write(b []byte) error {
+	for len(b) > 0 {
+		// Up to the next page of the file, whatever it holds: a hole is made
+		// of the file's pages, wherever b begins.
+		data := min(int(-w.off&(page-1)), len(b))
+		if data == 0 {
+			hole := zeroPages(b)
+			w.off, b = w.off+int64(hole), b[hole:]
+			data = dataPages(b)
+		} else {
+			data += dataPages(b[data:])
+		}
+		if data == 0 {
+			continue
+		}
+		if err := pwriteAll(w.fd, b[:data], w.off); err != nil {
+			return err
+		}
+		w.off, b = w.off+int64(data), b[data:]
+		w.end = w.off
+	}
+	return nil
+}
+
+// finish gives the file its size where it ends in a hole.
+func (w *fileWriter) finish(size int64) error {
+	if w.end < size {
+		return unix.Ftruncate(w.fd, size)
 	}
 	return nil
 }

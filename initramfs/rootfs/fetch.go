@@ -28,8 +28,9 @@ type Options struct {
 	// On an error everything in it is removed.
 	Dest string
 	// Progress hears of every mebibyte of a part (counted from 0) and of its
-	// end: bytes so far, compressed. It is called from another goroutine,
-	// one call at a time; nil: nobody.
+	// end: bytes so far, compressed, that went on to be unpacked. It is called
+	// from another goroutine, one call at a time and in the order of parts; nil:
+	// nobody.
 	Progress func(part int, bytes int64)
 	Log      *slog.Logger
 	// Stall is how long a connection may give no byte before it is given up
@@ -136,9 +137,11 @@ func defaultClient() *http.Client {
 }
 
 // Fetch makes Dest the manifest's tree: each part in its order is fetched,
-// hashed, decompressed and unpacked while it arrives. An interrupted transfer
+// hashed, decompressed and unpacked while it arrives, and the beginnings of those
+// that follow are fetched meanwhile. An interrupted transfer
 // is taken up where it broke off, for ever, until ctx ends. When Fetch returns
-// an error nothing of the tree is left.
+// an error nothing of the tree is left. Beside the tree it takes less than
+// Overhead of memory, whatever the image.
 func Fetch(ctx context.Context, o Options) (Stats, error) {
 	begin := time.Now()
 	if o.Client == nil {
@@ -163,7 +166,8 @@ func Fetch(ctx context.Context, o Options) (Stats, error) {
 	}
 	defer u.close()
 
-	f := &fetcher{o: o, u: u}
+	f := &fetcher{o: o, u: u, ahead: newAhead(ctx, o)}
+	defer f.ahead.stop()
 	for i, part := range o.Manifest.Parts {
 		if err = f.part(ctx, i, part); err != nil {
 			err = fmt.Errorf("fetch image of role %s: %w", o.Manifest.Role, err)
@@ -208,7 +212,22 @@ func checkManifest(m dsas.Manifest) error {
 type fetcher struct {
 	o     Options
 	u     *unpacker
+	ahead *ahead
 	stats Stats
+}
+
+// progressStep is how many bytes lie between two calls of Progress.
+const progressStep = 1 << 20
+
+// progress tells Progress of part i.
+func (f *fetcher) progress(i int, size int64) func(bytes int64) {
+	var told int64
+	return func(bytes int64) {
+		if f.o.Progress != nil && bytes > told && (bytes-told >= progressStep || bytes == size) {
+			told = bytes
+			f.o.Progress(i, bytes)
+		}
+	}
 }
 
 // part streams one part through goroutines with buffers between them: network,
@@ -223,17 +242,19 @@ func (f *fetcher) part(ctx context.Context, i int, part dsas.Part) error {
 
 	net := newPipeline(ctx)
 	defer net.stop()
-	src := newBlob(net.ctx, f.o, i, part)
-	packed := net.reader(net.tap(net.produce(src, 8, 256<<10), travelled))
+	head := f.ahead.take(i)
+	src := head.src
+	packed := net.reader(net.tap(net.feed(f.ahead, head, netBlocks, f.progress(i, part.Size)), travelled))
 
 	dec := newPipeline(ctx)
 	defer dec.stop()
-	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, 8, 1<<20)
+	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, tarChunks, tarChunk)
 	checkTar := part.DiffID != "" && !f.o.SkipDiffID
 	if checkTar {
 		chunks = dec.tap(chunks, inside)
 	}
-	tarStream := &limitedReader{r: dec.reader(chunks), left: f.u.begin(part)}
+	tarStream := dec.reader(chunks)
+	tarStream.left = f.u.begin(part)
 
 	unpackErr := f.u.unpack(ctx, tarStream)
 	if unpackErr == nil || !isSystem(unpackErr) {

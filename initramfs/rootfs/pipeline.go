@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"strings"
 	"sync"
 
@@ -27,7 +28,7 @@ type pipeline struct {
 // chunk is a filled buffer; err, io.EOF included, is on the last one only.
 type chunk struct {
 	buf  []byte
-	free chan<- []byte // where the buffer goes when it has been read
+	free func([]byte) // takes the buffer back when it has been read
 	err  error
 }
 
@@ -45,40 +46,54 @@ func (p *pipeline) stop() {
 
 // produce reads r ahead into count buffers of size bytes.
 func (p *pipeline) produce(r io.Reader, count, size int) <-chan chunk {
-	out, free := make(chan chunk, count), make(chan []byte, count)
+	out := make(chan chunk, count)
+	p.wg.Go(func() {
+		p.read(r, count, size, func(c chunk) bool {
+			select {
+			case out <- c:
+				return c.err == nil
+			case <-p.ctx.Done():
+				return false
+			}
+		})
+	})
+	return out
+}
+
+// read fills count buffers of size bytes from r in turn, and gives each to
+// send, until that says no.
+func (p *pipeline) read(r io.Reader, count, size int, send func(chunk) bool) {
+	free := make(chan []byte, count)
 	for range count {
 		free <- nil
 	}
-	p.wg.Go(func() {
-		for {
-			var buf []byte
-			select {
-			case buf = <-free:
-			case <-p.ctx.Done():
-				return
-			}
-			if buf == nil {
-				buf = make([]byte, size)
-			}
-			// Not io.ReadFull: its ErrUnexpectedEOF would hide a decoder's own.
-			var n int
-			var err error
-			for n < size && err == nil {
-				var m int
-				m, err = r.Read(buf[n:size])
-				n += m
-			}
-			select {
-			case out <- chunk{buf: buf[:n], free: free, err: err}:
-			case <-p.ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
+	giveBack := func(b []byte) { free <- b[:size] } // has room for all its buffers
+	for {
+		var buf []byte
+		select {
+		case buf = <-free:
+		case <-p.ctx.Done():
+			return
 		}
-	})
-	return out
+		if buf == nil {
+			buf = make([]byte, size)
+		}
+		n, err := readFull(r, buf)
+		if !send(chunk{buf: buf[:n], free: giveBack, err: err}) {
+			return
+		}
+	}
+}
+
+// readFull is io.ReadFull without its ErrUnexpectedEOF, which would hide a
+// decoder's own.
+func readFull(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }
 
 // tap hashes what passes.
@@ -107,34 +122,70 @@ func (p *pipeline) tap(in <-chan chunk, h hash.Hash) <-chan chunk {
 }
 
 // reader makes a stream of the chunks again and gives their buffers back.
-func (p *pipeline) reader(in <-chan chunk) io.Reader { return &chunkReader{p: p, in: in} }
+func (p *pipeline) reader(in <-chan chunk) *stream {
+	return &stream{p: p, in: in, left: math.MaxInt64}
+}
 
-type chunkReader struct {
+// stream is the chunks as one io.Reader, of at most left bytes: it fails, other
+// than io.LimitedReader, where more would follow.
+type stream struct {
 	p    *pipeline
 	in   <-chan chunk
 	cur  chunk
-	left []byte
+	rest []byte // of cur, not yet given
+	left int64
+	// owed are bytes that take gave and that a Read is yet to pass over.
+	owed int64
 }
 
-func (r *chunkReader) Read(b []byte) (int, error) {
-	for len(r.left) == 0 {
-		if r.cur.err != nil {
-			return 0, r.cur.err
+// errTooLong: the stream goes on past what its part may hold.
+var errTooLong = errors.New("holds more than the manifest allows for")
+
+// Read implements io.Reader.
+func (s *stream) Read(b []byte) (int, error) {
+	if s.owed > 0 {
+		n := min(int64(len(b)), s.owed)
+		s.owed -= n
+		return int(n), nil
+	}
+	got, err := s.next(len(b))
+	return copy(b, got), err
+}
+
+// take gives the next bytes, between one and n, where they lie, until the next
+// call of any method. It is for the content of a tar's entry: a tar.Reader
+// copies it, and passes over what it was not asked for with its next header.
+// What take gave, a Read passes over once more, with nothing copied, so that
+// the tar.Reader stays where it thinks it is.
+func (s *stream) take(n int64) ([]byte, error) {
+	got, err := s.next(int(min(n, 1<<30)))
+	s.owed += int64(len(got))
+	return got, err
+}
+
+func (s *stream) next(n int) ([]byte, error) {
+	for len(s.rest) == 0 {
+		if s.cur.err != nil {
+			return nil, s.cur.err
 		}
-		if r.cur.buf != nil {
-			r.cur.free <- r.cur.buf // has room for all its buffers
-			r.cur.buf = nil
+		if s.cur.buf != nil {
+			s.cur.free(s.cur.buf)
+			s.cur.buf = nil
 		}
 		select {
-		case r.cur = <-r.in:
-		case <-r.p.ctx.Done():
-			return 0, r.p.ctx.Err()
+		case s.cur = <-s.in:
+		case <-s.p.ctx.Done():
+			return nil, s.p.ctx.Err()
 		}
-		r.left = r.cur.buf
+		s.rest = s.cur.buf
 	}
-	n := copy(b, r.left)
-	r.left = r.left[n:]
-	return n, nil
+	n = min(n, len(s.rest))
+	if int64(n) > s.left {
+		return nil, errTooLong
+	}
+	got := s.rest[:n]
+	s.rest, s.left = s.rest[n:], s.left-int64(n)
+	return got, nil
 }
 
 // lazyReader opens its source at the first Read, in the goroutine that reads:
@@ -155,28 +206,15 @@ func (l *lazyReader) Read(b []byte) (int, error) {
 	return l.r.Read(b)
 }
 
-// errTooLong: the stream goes on past what its part may hold.
-var errTooLong = errors.New("holds more than the manifest allows for")
-
-// limitedReader fails, other than io.LimitReader, where more would follow.
-type limitedReader struct {
-	r    io.Reader
-	left int64
-}
-
-func (l *limitedReader) Read(b []byte) (int, error) {
-	if l.left < 0 {
-		return 0, errTooLong
-	}
-	n, err := l.r.Read(b)
-	if l.left -= int64(n); l.left < 0 {
-		return 0, errTooLong
-	}
-	return n, err
-}
-
-// maxWindow bounds the decoder's memory; zstd --ultra -22 wants 128 MiB.
-const maxWindow = 128 << 20
+const (
+	// netBlocks are those between the network and the decoder.
+	netBlocks = 8
+	// tarChunks of tarChunk bytes lie between the decoder and the unpacker.
+	tarChunks = 8
+	tarChunk  = 1 << 20
+	// maxWindow bounds the decoder's memory; zstd --ultra -22 wants 128 MiB.
+	maxWindow = 128 << 20
+)
 
 // decompressor finds how a part is compressed from its media type (OCI image
 // specification, layer media types, and Docker's names for the same).

@@ -55,7 +55,7 @@ type unpacker struct {
 
 	// dirTimes are set at the very end: every file made in a folder changes them.
 	dirTimes map[string]time.Time
-	buf      []byte
+	buf      []byte // for the content of sparse entries
 }
 
 func newUnpacker(dest string, log *slog.Logger) (*unpacker, error) {
@@ -63,7 +63,7 @@ func newUnpacker(dest string, log *slog.Logger) (*unpacker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &unpacker{tree: t, log: log, dirTimes: map[string]time.Time{}, buf: make([]byte, 256<<10)}, nil
+	return &unpacker{tree: t, log: log, dirTimes: map[string]time.Time{}}, nil
 }
 
 func (u *unpacker) close() { u.tree.close() }
@@ -82,7 +82,7 @@ func (u *unpacker) begin(p dsas.Part) (stream int64) {
 }
 
 // unpack applies one layer, and returns at the tar's last entry.
-func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
+func (u *unpacker) unpack(ctx context.Context, r *stream) error {
 	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -95,7 +95,7 @@ func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("read tar: %w", err)
 		}
-		if err := u.entry(h, tr); err != nil {
+		if err := u.entry(h, tr, r); err != nil {
 			return fmt.Errorf("unpack %.200q: %w", h.Name, err)
 		}
 		u.entries++
@@ -147,7 +147,7 @@ func split(name string) (dir, base string) {
 	return strings.TrimSuffix(dir, "/"), base
 }
 
-func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
+func (u *unpacker) entry(h *tar.Header, tr *tar.Reader, r *stream) error {
 	u.tree.sweep()
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
@@ -179,7 +179,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	delete(u.dirTimes, name)
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		err = u.file(parent, base, h, r)
+		err = u.file(parent, base, h, tr, r)
 	case tar.TypeLink:
 		return u.hardLink(parent, base, h) // owner, mode and times are the other name's
 	case tar.TypeSymlink:
@@ -293,7 +293,7 @@ func (u *unpacker) charge(size int64) error {
 	return nil
 }
 
-func (u *unpacker) file(parent int, base string, h *tar.Header, r io.Reader) error {
+func (u *unpacker) file(parent int, base string, h *tar.Header, tr *tar.Reader, r *stream) error {
 	if err := u.charge(h.Size); err != nil {
 		return err
 	}
@@ -306,7 +306,7 @@ func (u *unpacker) file(parent int, base string, h *tar.Header, r io.Reader) err
 		return err
 	}
 	defer unix.Close(fd)
-	if err := copySparse(fd, r, h.Size, u.buf); err != nil {
+	if err := u.content(fd, h, tr, r); err != nil {
 		return err
 	}
 	return u.attributesOf(fd, h)
