@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,19 +38,32 @@ func (u *unpacker) attributes(parent int, base string, h *tar.Header) error {
 	return u.xattrs(h, func(name string, value []byte) error { return unix.Lsetxattr(at, name, value, 0) })
 }
 
-// attributesOf does the same for an open file.
-func (u *unpacker) attributesOf(fd int, h *tar.Header) error {
-	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
-		return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, err)
+// attributesOf does the same for a file that was just made, open, and sets its
+// time. It asks for nothing that is so already: most files of an image are
+// root's own, and were made with their mode.
+func (u *unpacker) attributesOf(fd int, inherits bool, h *tar.Header) error {
+	owned := h.Uid == u.uid && h.Gid == u.gid && !inherits
+	if !owned {
+		if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
+			return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, err)
+		}
 	}
-	if err := unix.Fchmod(fd, uint32(h.Mode)&0o7777); err != nil {
-		return fmt.Errorf("mode %o: %w", h.Mode, err)
+	if mode := uint32(h.Mode) & 0o7777; !owned || mode != u.created(mode) {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return fmt.Errorf("mode %o: %w", h.Mode, err)
+		}
 	}
 	if err := u.note(fd, "", unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	return u.xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+	if err := u.xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) }); err != nil {
+		return err
+	}
+	return setTimeOf(fd, h.ModTime)
 }
+
+// created is the mode that a file has which was made with mode.
+func (u *unpacker) created(mode uint32) uint32 { return mode & 0o777 &^ u.umask }
 
 // note remembers that this layer made or touched the file.
 func (u *unpacker) note(fd int, base string, flags int) error {
@@ -68,6 +83,9 @@ func (u *unpacker) xattrs(h *tar.Header, set func(name string, value []byte) err
 		name, ok := strings.CutPrefix(record, xattrPrefix)
 		if !ok {
 			continue
+		}
+		if name == "system.posix_acl_default" {
+			u.acls = true
 		}
 		err := set(name, []byte(value))
 		switch {
@@ -89,6 +107,38 @@ func setTime(parent int, base string, at time.Time) error {
 		return fmt.Errorf("time %s: %w", at, err)
 	}
 	return unix.UtimesNanoAt(parent, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// setTimeOf is setTime for an open file: utimensat(2) of a descriptor, which
+// is spared the look-up of a name.
+func setTimeOf(fd int, at time.Time) error {
+	ts, err := unix.TimeToTimespec(at)
+	if err != nil {
+		return fmt.Errorf("time %s: %w", at, err)
+	}
+	both := [2]unix.Timespec{ts, ts}
+	if _, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&both)), 0, 0, 0); errno != 0 {
+		return fmt.Errorf("time %s: %w", at, errno)
+	}
+	return nil
+}
+
+// fileUmask is the process's umask, of Linux's /proc/self/status: umask(2)
+// cannot be asked without being changed, for all threads. Where it cannot be
+// read, all bits.
+func fileUmask() uint32 {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0o777
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if mask, err := strconv.ParseUint(strings.TrimSpace(rest), 8, 12); err == nil {
+				return uint32(mask)
+			}
+		}
+	}
+	return 0o777
 }
 
 var zeroes [page]byte
@@ -148,20 +198,24 @@ type fileWriter struct {
 	end int64 // of what was really written
 }
 
+// write writes b in pieces that end where the file's pages do. Those of zeroes
+// are left out: what is not written of a new file reads as zeroes.
 func (w *fileWriter) write(b []byte) error {
 	for len(b) > 0 {
-		// Up to the next page of the file, whatever it holds: a hole is made
-		// of the file's pages, wherever b begins.
-		data := min(int(-w.off&(page-1)), len(b))
-		if data == 0 {
-			hole := zeroPages(b)
-			w.off, b = w.off+int64(hole), b[hole:]
-			data = dataPages(b)
-		} else {
-			data += dataPages(b[data:])
+		data := 0
+		for data < len(b) {
+			piece := min(page-int(w.off+int64(data))&(page-1), len(b)-data)
+			if b[data] == 0 && bytes.Equal(b[data:data+piece], zeroes[:piece]) {
+				if data > 0 {
+					break
+				}
+				w.off, b = w.off+int64(piece), b[piece:]
+				continue
+			}
+			data += piece
 		}
 		if data == 0 {
-			continue
+			return nil
 		}
 		if err := pwriteAll(w.fd, b[:data], w.off); err != nil {
 			return err
@@ -178,25 +232,6 @@ func (w *fileWriter) finish(size int64) error {
 		return unix.Ftruncate(w.fd, size)
 	}
 	return nil
-}
-
-// zeroPages is how many bytes at b's start are whole pages of zeroes.
-func zeroPages(b []byte) (n int) {
-	for len(b)-n >= page && b[n] == 0 && bytes.Equal(b[n:n+page], zeroes[:]) {
-		n += page
-	}
-	return n
-}
-
-// dataPages is how many bytes at b's start come before such a page.
-func dataPages(b []byte) (n int) {
-	for n < len(b) {
-		if len(b)-n >= page && b[n] == 0 && bytes.Equal(b[n:n+page], zeroes[:]) {
-			return n
-		}
-		n = min(n+page, len(b))
-	}
-	return n
 }
 
 func pwriteAll(fd int, b []byte, off int64) error {

@@ -119,15 +119,6 @@ func BadPart(err error) bool {
 	return errors.As(err, &d) || errors.As(err, &s) || errors.As(err, &c)
 }
 
-// Need is the memory in bytes that a manifest's root takes and its role wants.
-func Need(m dsas.Manifest) int64 {
-	need := m.Memory
-	for _, p := range m.Parts {
-		need += p.Unpacked
-	}
-	return need
-}
-
 func defaultClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DialContext:        (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
@@ -248,7 +239,7 @@ func (f *fetcher) part(ctx context.Context, i int, part dsas.Part) error {
 
 	dec := newPipeline(ctx)
 	defer dec.stop()
-	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, tarChunks, tarChunk)
+	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, tarBlocks, block)
 	checkTar := part.DiffID != "" && !f.o.SkipDiffID
 	if checkTar {
 		chunks = dec.tap(chunks, inside)
