@@ -9,9 +9,9 @@ const (
 	// block is the unit in which content travels through a Fetch.
 	block = 256 << 10
 	// aheadBlocks bounds what of later parts waits in memory, over all of
-	// them (8 MiB); aheadEach what waits of one, so that it is not all the next's.
-	aheadBlocks = 32
-	aheadEach   = 16
+	// them (4 MiB); aheadEach what waits of one, so that it is not all the next's.
+	aheadBlocks = 16
+	aheadEach   = 8
 	// aheadParts is how many parts, and connections, may be ahead of the one
 	// that is unpacked.
 	aheadParts = 3
@@ -26,15 +26,14 @@ type ahead struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	o      Options
+	pool   *pool
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
-	room  int      // blocks that may still be promised
-	free  [][]byte // blocks that were used and are not in use
-	turn  int      // the part whose turn it is: fetched to its end
-	next  int      // the first part that was not begun
+	room  int // blocks that may still be promised
+	turn  int // the part whose turn it is: fetched to its end
+	next  int // the first part that was not begun
 	heads []*head
-	most  int // blocks promised at once, at the most: for tests
 }
 
 // head is a part whose beginning is, or is being, fetched.
@@ -43,8 +42,8 @@ type head struct {
 	blocks chan []byte // in order; closed when no more comes without asking
 }
 
-func newAhead(ctx context.Context, o Options) *ahead {
-	a := &ahead{o: o, room: aheadBlocks, heads: make([]*head, len(o.Manifest.Parts))}
+func newAhead(ctx context.Context, o Options, blocks *pool) *ahead {
+	a := &ahead{o: o, pool: blocks, room: aheadBlocks, heads: make([]*head, len(o.Manifest.Parts))}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	return a
 }
@@ -76,7 +75,6 @@ func (a *ahead) begin() {
 		part := a.o.Manifest.Parts[a.next]
 		blocks := min(int((part.Size+block-1)/block), aheadEach, a.room)
 		a.room -= blocks
-		a.most = max(a.most, aheadBlocks-a.room)
 		h := &head{src: newBlob(a.ctx, a.o, a.next, part), blocks: make(chan []byte, blocks)}
 		h.src.until = min(part.Size, int64(blocks)*block)
 		a.heads[a.next] = h
@@ -91,7 +89,7 @@ func (a *ahead) fill(h *head, blocks int) {
 	defer close(h.blocks)
 	defer h.src.close()
 	for used := range blocks {
-		buf := a.get()
+		buf := a.pool.get()
 		n, err := readFull(h.src, buf)
 		if n > 0 {
 			h.blocks <- buf[:n] // has room for all
@@ -105,24 +103,10 @@ func (a *ahead) fill(h *head, blocks int) {
 	}
 }
 
-func (a *ahead) get() []byte {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if n := len(a.free); n > 0 {
-		buf := a.free[n-1]
-		a.free = a.free[:n-1]
-		return buf
-	}
-	return make([]byte, block)
-}
-
 // put takes a block back that nobody uses any more.
 func (a *ahead) put(buf []byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.free = append(a.free, buf[:block])
-	a.room++
-	a.begin()
+	a.pool.put(buf)
+	a.giveBack(1)
 }
 
 // giveBack takes back room that was promised and not needed.
@@ -163,7 +147,7 @@ func (p *pipeline) feed(a *ahead, h *head, count int, progress func(bytes int64)
 		}
 		// The transfer is ours alone now: the one who had it is gone.
 		h.src.ctx, h.src.until = p.ctx, h.src.part.Size
-		p.read(h.src, count, block, send)
+		p.read(h.src, count, send)
 	})
 	return out
 }

@@ -157,7 +157,9 @@ func Fetch(ctx context.Context, o Options) (Stats, error) {
 	}
 	defer u.close()
 
-	f := &fetcher{o: o, u: u, ahead: newAhead(ctx, o)}
+	f := &fetcher{o: o, u: u}
+	f.ahead = newAhead(ctx, o, &f.pool)
+	defer f.decoders.close()
 	defer f.ahead.stop()
 	for i, part := range o.Manifest.Parts {
 		if err = f.part(ctx, i, part); err != nil {
@@ -204,6 +206,8 @@ type fetcher struct {
 	o     Options
 	u     *unpacker
 	ahead *ahead
+	pool  pool
+	decoders
 	stats Stats
 }
 
@@ -225,21 +229,21 @@ func (f *fetcher) progress(i int, size int64) func(bytes int64) {
 // SHA-256 of what travelled, decompression, SHA-256 of the tar, and in the
 // caller's own the tar's entries.
 func (f *fetcher) part(ctx context.Context, i int, part dsas.Part) error {
-	open, err := decompressor(part.MediaType)
+	open, err := f.forMedia(part.MediaType)
 	if err != nil {
 		return fmt.Errorf("part %d (%s): %w", i+1, part.Title, err)
 	}
 	travelled, inside := sha256.New(), sha256.New()
 
-	net := newPipeline(ctx)
+	net := newPipeline(ctx, &f.pool)
 	defer net.stop()
 	head := f.ahead.take(i)
 	src := head.src
 	packed := net.reader(net.tap(net.feed(f.ahead, head, netBlocks, f.progress(i, part.Size)), travelled))
 
-	dec := newPipeline(ctx)
+	dec := newPipeline(ctx, &f.pool)
 	defer dec.stop()
-	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, tarBlocks, block)
+	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, tarBlocks)
 	checkTar := part.DiffID != "" && !f.o.SkipDiffID
 	if checkTar {
 		chunks = dec.tap(chunks, inside)

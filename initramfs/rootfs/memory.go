@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// Overhead bounds what Fetch takes beside the tree, in bytes: 14 MiB of
+	// Overhead bounds what Fetch takes beside the tree, in bytes: 9 MiB of
 	// buffers, the decoder's window of at most 32 MiB and what the garbage
 	// collector has not taken back yet.
 	Overhead = 64 << 20
@@ -114,12 +114,12 @@ func (e *MemoryError) Error() string {
 		return fmt.Sprintf("the role's root may have %d MiB (rootSize) and its image takes%s %d MiB: raise rootSize in the role, or take packages out of it",
 			e.Limit>>20, about, mib(d.AtLeast))
 	}
-	for_ := fmt.Sprintf("its programs %d MiB (memory in the role)", mib(d.Role))
+	beside := fmt.Sprintf("its programs %d MiB (memory in the role)", mib(d.Role))
 	if d.Role < Overhead {
-		for_ = fmt.Sprintf("fetching it %d MiB", mib(Overhead))
+		beside = fmt.Sprintf("fetching it %d MiB", mib(Overhead))
 	}
 	return fmt.Sprintf("not enough memory: %d MiB are needed%s (the root file system takes %d MiB, %s) and %d of the node's %d MiB are available: give the node %d MiB more, or another role",
-		mib(d.with(d.AtLeast)), about, mib(d.AtLeast), for_, e.Memory.Available>>20, e.Memory.Total>>20, mib(d.with(d.AtLeast)-e.Memory.Available))
+		mib(d.with(d.AtLeast)), about, mib(d.AtLeast), beside, e.Memory.Available>>20, e.Memory.Total>>20, mib(d.with(d.AtLeast)-e.Memory.Available))
 }
 
 // mib rounds up: what is needed is not to be less than what is asked for.

@@ -23,6 +23,34 @@ type pipeline struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	pool   *pool
+	used   [][]byte // blocks to give back in the end; the reading goroutine's
+}
+
+// pool keeps blocks that are not in use: each part of an image wants as many as
+// the one before, and garbage would stand in memory beside them.
+type pool struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+func (p *pool) get() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		b := p.free[n-1]
+		p.free = p.free[:n-1]
+		return b
+	}
+	return make([]byte, block)
+}
+
+func (p *pool) put(b ...[]byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range b {
+		p.free = append(p.free, b[:block])
+	}
 }
 
 // chunk is a filled buffer; err, io.EOF included, is on the last one only.
@@ -32,23 +60,26 @@ type chunk struct {
 	err  error
 }
 
-func newPipeline(ctx context.Context) *pipeline {
-	p := &pipeline{}
+func newPipeline(ctx context.Context, blocks *pool) *pipeline {
+	p := &pipeline{pool: blocks}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	return p
 }
 
-// stop ends the goroutines and waits for them.
+// stop ends the goroutines and waits for them. What its readers gave is no
+// longer to be used.
 func (p *pipeline) stop() {
 	p.cancel()
 	p.wg.Wait()
+	p.pool.put(p.used...)
+	p.used = nil
 }
 
-// produce reads r ahead into count buffers of size bytes.
-func (p *pipeline) produce(r io.Reader, count, size int) <-chan chunk {
+// produce reads r ahead into count blocks.
+func (p *pipeline) produce(r io.Reader, count int) <-chan chunk {
 	out := make(chan chunk, count)
 	p.wg.Go(func() {
-		p.read(r, count, size, func(c chunk) bool {
+		p.read(r, count, func(c chunk) bool {
 			select {
 			case out <- c:
 				return c.err == nil
@@ -60,14 +91,14 @@ func (p *pipeline) produce(r io.Reader, count, size int) <-chan chunk {
 	return out
 }
 
-// read fills count buffers of size bytes from r in turn, and gives each to
-// send, until that says no.
-func (p *pipeline) read(r io.Reader, count, size int, send func(chunk) bool) {
+// read fills count blocks from r in turn, and gives each to send, until that
+// says no.
+func (p *pipeline) read(r io.Reader, count int, send func(chunk) bool) {
 	free := make(chan []byte, count)
 	for range count {
 		free <- nil
 	}
-	giveBack := func(b []byte) { free <- b[:size] } // has room for all its buffers
+	giveBack := func(b []byte) { free <- b[:block] } // has room for all its blocks
 	for {
 		var buf []byte
 		select {
@@ -76,7 +107,8 @@ func (p *pipeline) read(r io.Reader, count, size int, send func(chunk) bool) {
 			return
 		}
 		if buf == nil {
-			buf = make([]byte, size)
+			buf = p.pool.get()
+			p.used = append(p.used, buf)
 		}
 		n, err := readFull(r, buf)
 		if !send(chunk{buf: buf[:n], free: giveBack, err: err}) {
@@ -210,29 +242,42 @@ const (
 	// netBlocks are those between the network and the decoder.
 	netBlocks = 8
 	// tarBlocks lie between the decoder and the unpacker. Of the same size, and
-	// no larger: 8 of 1 MiB were slower, being out of the caches when they are
+	// no larger: 8 of 1 MiB each were slower, being out of the caches when they are
 	// written.
-	tarBlocks = 16
+	tarBlocks = 12
 	// maxWindow bounds the decoder's memory. Levels to 20 want no more; what is
 	// made with 21, 22 or --long is refused, and told so.
 	maxWindow = 32 << 20
 )
 
-// decompressor finds how a part is compressed from its media type (OCI image
+// decoders open what parts are compressed with. The zstd decoder and its window
+// serve all parts, one after the other.
+type decoders struct{ zstd *zstd.Decoder }
+
+func (d *decoders) close() {
+	if d.zstd != nil {
+		d.zstd.Close()
+	}
+}
+
+func (d *decoders) openZstd(r io.Reader) (io.Reader, error) {
+	if d.zstd != nil {
+		return zstdReader{d.zstd}, d.zstd.Reset(r)
+	}
+	// One decoder: a second one gains nothing on two processors that also hash
+	// and unpack. zstd's own checksum would find what the digest of the
+	// same bytes finds.
+	var err error
+	d.zstd, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.IgnoreChecksum(true))
+	return zstdReader{d.zstd}, err
+}
+
+// forMedia finds how a part is compressed from its media type (OCI image
 // specification, layer media types, and Docker's names for the same).
-func decompressor(media string) (func(io.Reader) (io.Reader, error), error) {
+func (d *decoders) forMedia(media string) (func(io.Reader) (io.Reader, error), error) {
 	switch {
 	case media == "", strings.HasSuffix(media, "+zstd"), strings.HasSuffix(media, ".zstd"):
-		return func(r io.Reader) (io.Reader, error) {
-			// One decoder: a second one gains nothing on two processors that
-			// also hash and unpack. zstd's own checksum would find what
-			// the digest of the same bytes finds.
-			d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.IgnoreChecksum(true))
-			if err != nil {
-				return nil, err
-			}
-			return zstdReader{d}, nil
-		}, nil
+		return d.openZstd, nil
 	case strings.HasSuffix(media, "+gzip"), strings.HasSuffix(media, ".gzip"):
 		return func(r io.Reader) (io.Reader, error) {
 			z, err := gzip.NewReader(r)
