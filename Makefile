@@ -4,6 +4,7 @@
 # make deb    a Debian package in build/
 # make test-long  runs the longer matrices too
 # make bench  measures, prints a table and writes build/bench.json
+# make bench-image  measures builds, sizes and unpacking beside Debian's tools; build/bench-image.json
 # make bench-net  measures the boot protocols beside other servers; build/bench-net.json
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -35,7 +36,7 @@ TEST_PACKAGES := busybox qemu-system-arm qemu-efi-aarch64 chromium fonts-dejavu-
 # One step installs what the next one needs.
 .NOTPARALLEL:
 
-.PHONY: all build deps test-deps run test check unit fuzz e2e test-long bench bench-net install uninstall deb clean
+.PHONY: all build deps test-deps run test check unit fuzz e2e test-long bench bench-image bench-net install uninstall deb clean
 all: build
 
 build: $(BIN) $(INIT) $(BB)
@@ -99,6 +100,10 @@ test-long: test-deps build check
 
 bench: deps build
 	DSAS_BENCH_JSON=$(CURDIR)/$(BUILD)/bench.json $(GO) run ./lab/bench
+
+bench-image: deps build
+	$(call install,squashfs-tools)
+	DSAS_BENCH_JSON=$(CURDIR)/$(BUILD)/bench-image.json $(GO) run ./lab/bench -only image
 
 # Arguments: make bench-net ARGS="-only dhcp -quick"
 bench-net: deps build

@@ -9,6 +9,9 @@ type Role struct {
 	Packages    []string `json:"packages,omitempty" yaml:"packages"` // Debian packages beyond the base
 	Modules     []string `json:"modules,omitempty" yaml:"modules"`   // kernel modules loaded before services start
 	Memory      string   `json:"memory,omitempty" yaml:"memory"`     // "512MiB": refused below this
+	// RootSize is the most its root may grow to in memory, "2GiB"; empty: what
+	// its programs do not need.
+	RootSize string `json:"rootSize,omitempty" yaml:"rootSize"`
 	// CarriesSites: the node holds its sites' service addresses on lo with the
 	// ARP settings direct routing needs (arp_ignore=1, arp_announce=2).
 	CarriesSites bool `json:"carriesSites,omitempty" yaml:"carriesSites"`

@@ -6,8 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"io/fs"
 
@@ -102,7 +100,7 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 		return none, err
 	}
 	stateKey := func(base, role lock) string {
-		return key("role", a.suite, base, role, k.id(), bootKey(boot), packages, def.Role, def.Frozen, memory, files.sum(), sources, opt.allow.list, leaks.Sum(),
+		return key("role", def.Frozen, bootKey(boot), a.suite, base, role, k.id(), bootKey(boot), packages, def.Role, def.Frozen, memory, files.sum(), sources, opt.allow.list, leaks.Sum(),
 			basePackages, dpkgOptions, imageFolders, imageModules, dropped, emptied)
 	}
 	stateFile := filepath.Join(opt.Cache, "roles", def.Role.Name+".json")
@@ -197,19 +195,16 @@ func hasParts(s Store, parts []dsas.Part) bool {
 	return len(parts) > 0
 }
 
-// parseMemory reads "512MiB" into bytes; empty is 0.
+// parseMemory is dsas.ParseSize, with empty for 0.
 func parseMemory(s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	for unit, n := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
-		if digits, ok := strings.CutSuffix(s, unit); ok {
-			if v, err := strconv.ParseInt(digits, 10, 32); err == nil && v > 0 {
-				return v * n, nil
-			}
-		}
+	n, err := dsas.ParseSize(s)
+	if err != nil {
+		return 0, fmt.Errorf("memory: %w", err)
 	}
-	return 0, fmt.Errorf("memory %q: write it as 512MiB or 2GiB: %w", s, dsas.ErrInvalid)
+	return n, nil
 }
 
 // checkRemove wants folders that can be named without doubt.

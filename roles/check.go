@@ -77,6 +77,9 @@ func (c *checker) names() {
 	if r.Memory != "" && !memoryRE.MatchString(r.Memory) {
 		c.bad("memory %q: write it as 512MiB or 2GiB", r.Memory)
 	}
+	if r.RootSize != "" && !memoryRE.MatchString(r.RootSize) {
+		c.bad("rootSize %q: write it as 512MiB or 2GiB", r.RootSize)
+	}
 }
 
 // each checks a list of names: their form, and that none is there twice.

@@ -24,15 +24,16 @@ const sysroot = "/sysroot"
 
 // boot is one boot's way through stage 1.
 type boot struct {
-	con    *Console
-	log    *slog.Logger
-	params netcfg.Params
-	node   *client.Node
-	out    *client.Outbox
-	cfg    dsas.NodeConfig
-	mods   *kmod.Loader
-	net    *netcfg.State
-	state  state
+	con     *Console
+	log     *slog.Logger
+	params  netcfg.Params
+	node    *client.Node
+	out     *client.Outbox
+	cfg     dsas.NodeConfig
+	mods    *kmod.Loader
+	net     *netcfg.State
+	state   state
+	meminfo string // a file in place of /proc/meminfo, in tests
 }
 
 // stage1 runs in the initramfs and ends in the role's root by exec.
@@ -234,6 +235,23 @@ func (b *boot) prepareRoot(ctx context.Context) error {
 	return b.apply(ctx)
 }
 
+// room says, before anything is fetched, whether there is memory for the role
+// and how large its root may grow.
+func (b *boot) room() (rootfs.Plan, error) {
+	var limit int64
+	if size := b.cfg.Role.RootSize; size != "" {
+		var err error
+		if limit, err = dsas.ParseSize(size); err != nil {
+			return rootfs.Plan{}, fmt.Errorf("role %s: rootSize: %w", b.cfg.Role.Name, err)
+		}
+	}
+	have, err := rootfs.ReadMemory(b.meminfo)
+	if err != nil {
+		return rootfs.Plan{}, err
+	}
+	return rootfs.Room(rootfs.Need(b.cfg.Manifest), have, limit)
+}
+
 // fetch streams the image into a tmpfs.
 func (b *boot) fetch(ctx context.Context) error {
 	m := b.cfg.Manifest
@@ -242,12 +260,16 @@ func (b *boot) fetch(ctx context.Context) error {
 		size += p.Size
 		unpacked += p.Unpacked
 	}
-	if err := rootfs.CheckMemory(rootfs.Need(m), ""); err != nil {
+	room, err := b.room()
+	if err != nil {
 		return err
+	}
+	if room.Warning != "" {
+		b.warn("%s", room.Warning)
 	}
 	b.event(dsas.Event{Kind: dsas.KindFetch, Bytes: size,
 		Message: fmt.Sprintf("image %s: %d parts, %d MiB, %d MiB unpacked", m.Digest.Short(), len(m.Parts), size>>20, unpacked>>20)})
-	if err := rootfs.MountTmpfs(sysroot, 0); err != nil {
+	if err := rootfs.MountTmpfs(sysroot, room.Size); err != nil {
 		return err
 	}
 	took := stopwatch()
@@ -259,6 +281,9 @@ func (b *boot) fetch(ctx context.Context) error {
 	})
 	if rootfs.BadPart(err) {
 		b.event(dsas.Event{Kind: dsas.KindPartBad, Message: err.Error()})
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		err = fmt.Errorf("%w: the root may have %d MiB (rootSize and memory in the role; docs/roles.md)", err, room.Size>>20)
 	}
 	if err != nil {
 		return err

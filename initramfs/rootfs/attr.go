@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,19 +38,32 @@ func (u *unpacker) attributes(parent int, base string, h *tar.Header) error {
 	return u.xattrs(h, func(name string, value []byte) error { return unix.Lsetxattr(at, name, value, 0) })
 }
 
-// attributesOf does the same for an open file.
-func (u *unpacker) attributesOf(fd int, h *tar.Header) error {
-	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
-		return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, err)
+// attributesOf does the same for a file that was just made, open, and sets its
+// time. It asks for nothing that is so already: most files of an image are
+// root's own, and were made with their mode.
+func (u *unpacker) attributesOf(fd int, inherits bool, h *tar.Header) error {
+	owned := h.Uid == u.uid && h.Gid == u.gid && !inherits
+	if !owned {
+		if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
+			return fmt.Errorf("owner %d:%d: %w", h.Uid, h.Gid, err)
+		}
 	}
-	if err := unix.Fchmod(fd, uint32(h.Mode)&0o7777); err != nil {
-		return fmt.Errorf("mode %o: %w", h.Mode, err)
+	if mode := uint32(h.Mode) & 0o7777; !owned || mode != u.created(mode) {
+		if err := unix.Fchmod(fd, mode); err != nil {
+			return fmt.Errorf("mode %o: %w", h.Mode, err)
+		}
 	}
 	if err := u.note(fd, "", unix.AT_EMPTY_PATH); err != nil {
 		return err
 	}
-	return u.xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) })
+	if err := u.xattrs(h, func(name string, value []byte) error { return unix.Fsetxattr(fd, name, value, 0) }); err != nil {
+		return err
+	}
+	return setTimeOf(fd, h.ModTime)
 }
+
+// created is the mode that a file has which was made with mode.
+func (u *unpacker) created(mode uint32) uint32 { return mode & 0o777 &^ u.umask }
 
 // note remembers that this layer made or touched the file.
 func (u *unpacker) note(fd int, base string, flags int) error {
@@ -68,6 +83,9 @@ func (u *unpacker) xattrs(h *tar.Header, set func(name string, value []byte) err
 		name, ok := strings.CutPrefix(record, xattrPrefix)
 		if !ok {
 			continue
+		}
+		if name == "system.posix_acl_default" {
+			u.acls = true
 		}
 		err := set(name, []byte(value))
 		switch {
@@ -91,55 +109,129 @@ func setTime(parent int, base string, at time.Time) error {
 	return unix.UtimesNanoAt(parent, base, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
 }
 
-var zeroes [page]byte
-
-// copySparse writes size bytes of r to fd and leaves out whole pages of
-// zeroes: a sparse file stays one, and costs no memory in tmpfs.
-func copySparse(fd int, r io.Reader, size int64, buf []byte) error {
-	var off, end int64 // end: of what was really written
-	for off < size {
-		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), size-off)])
-		if err != nil {
-			return fmt.Errorf("read tar: %w", err)
-		}
-		b := buf[:n]
-		for len(b) > 0 {
-			hole := zeroPages(b)
-			off, b = off+int64(hole), b[hole:]
-			data := dataPages(b)
-			if data == 0 {
-				continue
-			}
-			if err := pwriteAll(fd, b[:data], off); err != nil {
-				return err
-			}
-			off, b = off+int64(data), b[data:]
-			end = off
-		}
+// setTimeOf is setTime for an open file: utimensat(2) of a descriptor, which
+// is spared the look-up of a name.
+func setTimeOf(fd int, at time.Time) error {
+	ts, err := unix.TimeToTimespec(at)
+	if err != nil {
+		return fmt.Errorf("time %s: %w", at, err)
 	}
-	if end < size {
-		return unix.Ftruncate(fd, size)
+	both := [2]unix.Timespec{ts, ts}
+	if _, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&both)), 0, 0, 0); errno != 0 {
+		return fmt.Errorf("time %s: %w", at, errno)
 	}
 	return nil
 }
 
-// zeroPages is how many bytes at b's start are whole pages of zeroes.
-func zeroPages(b []byte) (n int) {
-	for len(b)-n >= page && b[n] == 0 && bytes.Equal(b[n:n+page], zeroes[:]) {
-		n += page
+// fileUmask is the process's umask, of Linux's /proc/self/status: umask(2)
+// cannot be asked without being changed, for all threads. Where it cannot be
+// read, all bits.
+func fileUmask() uint32 {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0o777
 	}
-	return n
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if mask, err := strconv.ParseUint(strings.TrimSpace(rest), 8, 12); err == nil {
+				return uint32(mask)
+			}
+		}
+	}
+	return 0o777
 }
 
-// dataPages is how many bytes at b's start come before such a page.
-func dataPages(b []byte) (n int) {
-	for n < len(b) {
-		if len(b)-n >= page && b[n] == 0 && bytes.Equal(b[n:n+page], zeroes[:]) {
-			return n
+var zeroes [page]byte
+
+// content writes a file's, and leaves out whole pages of zeroes: a sparse file
+// stays one, and costs no memory in tmpfs.
+func (u *unpacker) content(fd int, h *tar.Header, tr *tar.Reader, r *stream) error {
+	w := fileWriter{fd: fd}
+	if sparse(h) { // the tar.Reader knows where its pieces go
+		if u.buf == nil {
+			u.buf = make([]byte, block)
 		}
-		n = min(n+page, len(b))
+		for w.off < h.Size {
+			n, err := io.ReadFull(tr, u.buf[:min(int64(len(u.buf)), h.Size-w.off)])
+			if err != nil {
+				return fmt.Errorf("read tar: %w", err)
+			}
+			if err := w.write(u.buf[:n]); err != nil {
+				return err
+			}
+		}
+		return w.finish(h.Size)
 	}
-	return n
+	for w.off < h.Size {
+		b, err := r.take(h.Size - w.off)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return fmt.Errorf("read tar: %w", err)
+		}
+		if err := w.write(b); err != nil {
+			return err
+		}
+	}
+	return w.finish(h.Size)
+}
+
+// sparse says whether an entry's content does not lie in the tar as it is
+// (tar(5), "Sparse files" in the GNU and PAX formats).
+func sparse(h *tar.Header) bool {
+	if h.Typeflag == tar.TypeGNUSparse {
+		return true
+	}
+	for name := range h.PAXRecords {
+		if strings.HasPrefix(name, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+// fileWriter writes a file from its beginning on.
+type fileWriter struct {
+	fd  int
+	off int64
+	end int64 // of what was really written
+}
+
+// write writes b in pieces that end where the file's pages do. Those of zeroes
+// are left out: what is not written of a new file reads as zeroes.
+func (w *fileWriter) write(b []byte) error {
+	for len(b) > 0 {
+		data := 0
+		for data < len(b) {
+			piece := min(page-int(w.off+int64(data))&(page-1), len(b)-data)
+			if b[data] == 0 && bytes.Equal(b[data:data+piece], zeroes[:piece]) {
+				if data > 0 {
+					break
+				}
+				w.off, b = w.off+int64(piece), b[piece:]
+				continue
+			}
+			data += piece
+		}
+		if data == 0 {
+			return nil
+		}
+		if err := pwriteAll(w.fd, b[:data], w.off); err != nil {
+			return err
+		}
+		w.off, b = w.off+int64(data), b[data:]
+		w.end = w.off
+	}
+	return nil
+}
+
+// finish gives the file its size where it ends in a hole.
+func (w *fileWriter) finish(size int64) error {
+	if w.end < size {
+		return unix.Ftruncate(w.fd, size)
+	}
+	return nil
 }
 
 func pwriteAll(fd int, b []byte, off int64) error {

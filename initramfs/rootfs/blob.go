@@ -22,8 +22,6 @@ const (
 	// refusals in a row after which the server is believed that it does not
 	// have the content: waiting will not bring it, a new manifest may.
 	maxRefusals = 10
-	// progressStep is how many bytes lie between two calls of Progress.
-	progressStep = 1 << 20
 )
 
 // StatusError: the server answered, again and again, that it will not give a part.
@@ -51,7 +49,7 @@ type blob struct {
 	log   *slog.Logger
 
 	off     int64 // bytes given to the reader
-	told    int64 // off at the last call of Progress
+	until   int64 // where Read ends for now: the part's size, or less while it is fetched ahead
 	resumes int
 	fatal   error // why no further try makes sense
 
@@ -66,30 +64,32 @@ type blob struct {
 
 func newBlob(ctx context.Context, o Options, index int, part dsas.Part) *blob {
 	return &blob{
-		ctx: ctx, o: o, index: index, part: part,
+		ctx: ctx, o: o, index: index, part: part, until: part.Size,
 		url:   strings.TrimRight(o.BaseURL, "/") + "/v2/dsas/" + url.PathEscape(o.Manifest.Role) + "/blobs/" + string(part.Digest),
 		log:   o.Log.With("part", index+1, "digest", part.Digest.Short()),
 		pause: firstPause,
 	}
 }
 
-// Read implements io.Reader: io.EOF after exactly part.Size bytes, and no
-// error before that but ctx's and those in fatal.
+// Read implements io.Reader: io.EOF after exactly until bytes, and no error
+// before that but ctx's and those in fatal.
 func (b *blob) Read(p []byte) (int, error) {
 	for {
-		if b.off == b.part.Size {
+		if b.off == b.until {
 			b.close()
 			return 0, io.EOF
+		}
+		if b.fatal != nil { // when it was fetched ahead
+			return 0, b.fatal
 		}
 		if err := b.ctx.Err(); err != nil {
 			b.close()
 			return 0, err
 		}
-		n, err := b.try(p[:min(int64(len(p)), b.part.Size-b.off)])
+		n, err := b.try(p[:min(int64(len(p)), b.until-b.off)])
 		if n > 0 {
 			b.off += int64(n)
 			b.pause, b.refusals, b.short = firstPause, 0, 0
-			b.progress()
 			return n, nil
 		}
 		if err == nil {
@@ -108,13 +108,6 @@ func (b *blob) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		b.pause = min(2*b.pause, mostPause)
-	}
-}
-
-func (b *blob) progress() {
-	if b.o.Progress != nil && (b.off-b.told >= progressStep || b.off == b.part.Size) {
-		b.told = b.off
-		b.o.Progress(b.index, b.off)
 	}
 }
 
@@ -173,8 +166,8 @@ func (b *blob) connect() error {
 	}
 	// The digest is of the bytes as they are: no compression on the way.
 	req.Header.Set("Accept-Encoding", "identity")
-	if b.off > 0 {
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.off, b.part.Size-1))
+	if b.off > 0 || b.until < b.part.Size {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", b.off, b.until-1))
 	}
 	resp, err := b.o.Client.Do(req)
 	if err != nil {

@@ -28,8 +28,9 @@ type Options struct {
 	// On an error everything in it is removed.
 	Dest string
 	// Progress hears of every mebibyte of a part (counted from 0) and of its
-	// end: bytes so far, compressed. It is called from another goroutine,
-	// one call at a time; nil: nobody.
+	// end: bytes so far, compressed, that went on to be unpacked. It is called
+	// from another goroutine, one call at a time and in the order of parts; nil:
+	// nobody.
 	Progress func(part int, bytes int64)
 	Log      *slog.Logger
 	// Stall is how long a connection may give no byte before it is given up
@@ -118,15 +119,6 @@ func BadPart(err error) bool {
 	return errors.As(err, &d) || errors.As(err, &s) || errors.As(err, &c)
 }
 
-// Need is the memory in bytes that a manifest's root takes and its role wants.
-func Need(m dsas.Manifest) int64 {
-	need := m.Memory
-	for _, p := range m.Parts {
-		need += p.Unpacked
-	}
-	return need
-}
-
 func defaultClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DialContext:        (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
@@ -136,9 +128,11 @@ func defaultClient() *http.Client {
 }
 
 // Fetch makes Dest the manifest's tree: each part in its order is fetched,
-// hashed, decompressed and unpacked while it arrives. An interrupted transfer
+// hashed, decompressed and unpacked while it arrives, and the beginnings of those
+// that follow are fetched meanwhile. An interrupted transfer
 // is taken up where it broke off, for ever, until ctx ends. When Fetch returns
-// an error nothing of the tree is left.
+// an error nothing of the tree is left. Beside the tree it takes less than
+// Overhead of memory, whatever the image.
 func Fetch(ctx context.Context, o Options) (Stats, error) {
 	begin := time.Now()
 	if o.Client == nil {
@@ -164,6 +158,9 @@ func Fetch(ctx context.Context, o Options) (Stats, error) {
 	defer u.close()
 
 	f := &fetcher{o: o, u: u}
+	f.ahead = newAhead(ctx, o, &f.pool)
+	defer f.decoders.close()
+	defer f.ahead.stop()
 	for i, part := range o.Manifest.Parts {
 		if err = f.part(ctx, i, part); err != nil {
 			err = fmt.Errorf("fetch image of role %s: %w", o.Manifest.Role, err)
@@ -208,32 +205,51 @@ func checkManifest(m dsas.Manifest) error {
 type fetcher struct {
 	o     Options
 	u     *unpacker
+	ahead *ahead
+	pool  pool
+	decoders
 	stats Stats
+}
+
+// progressStep is how many bytes lie between two calls of Progress.
+const progressStep = 1 << 20
+
+// progress tells Progress of part i.
+func (f *fetcher) progress(i int, size int64) func(bytes int64) {
+	var told int64
+	return func(bytes int64) {
+		if f.o.Progress != nil && bytes > told && (bytes-told >= progressStep || bytes == size) {
+			told = bytes
+			f.o.Progress(i, bytes)
+		}
+	}
 }
 
 // part streams one part through goroutines with buffers between them: network,
 // SHA-256 of what travelled, decompression, SHA-256 of the tar, and in the
 // caller's own the tar's entries.
 func (f *fetcher) part(ctx context.Context, i int, part dsas.Part) error {
-	open, err := decompressor(part.MediaType)
+	open, err := f.forMedia(part.MediaType)
 	if err != nil {
 		return fmt.Errorf("part %d (%s): %w", i+1, part.Title, err)
 	}
 	travelled, inside := sha256.New(), sha256.New()
 
-	net := newPipeline(ctx)
+	net := newPipeline(ctx, &f.pool)
 	defer net.stop()
-	src := newBlob(net.ctx, f.o, i, part)
-	packed := net.reader(net.tap(net.produce(src, 8, 256<<10), travelled))
+	head := f.ahead.take(i)
+	src := head.src
+	packed := net.reader(net.tap(net.feed(f.ahead, head, netBlocks, f.progress(i, part.Size)), travelled))
 
-	dec := newPipeline(ctx)
+	dec := newPipeline(ctx, &f.pool)
 	defer dec.stop()
-	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, 8, 1<<20)
+	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, tarBlocks)
 	checkTar := part.DiffID != "" && !f.o.SkipDiffID
 	if checkTar {
 		chunks = dec.tap(chunks, inside)
 	}
-	tarStream := &limitedReader{r: dec.reader(chunks), left: f.u.begin(part)}
+	tarStream := dec.reader(chunks)
+	tarStream.left = f.u.begin(part)
 
 	unpackErr := f.u.unpack(ctx, tarStream)
 	if unpackErr == nil || !isSystem(unpackErr) {

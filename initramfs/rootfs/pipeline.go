@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"strings"
 	"sync"
 
@@ -22,63 +23,109 @@ type pipeline struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	pool   *pool
+	used   [][]byte // blocks to give back in the end; the reading goroutine's
+}
+
+// pool keeps blocks that are not in use: each part of an image wants as many as
+// the one before, and garbage would stand in memory beside them.
+type pool struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+func (p *pool) get() []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		b := p.free[n-1]
+		p.free = p.free[:n-1]
+		return b
+	}
+	return make([]byte, block)
+}
+
+func (p *pool) put(b ...[]byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range b {
+		p.free = append(p.free, b[:block])
+	}
 }
 
 // chunk is a filled buffer; err, io.EOF included, is on the last one only.
 type chunk struct {
 	buf  []byte
-	free chan<- []byte // where the buffer goes when it has been read
+	free func([]byte) // takes the buffer back when it has been read
 	err  error
 }
 
-func newPipeline(ctx context.Context) *pipeline {
-	p := &pipeline{}
+func newPipeline(ctx context.Context, blocks *pool) *pipeline {
+	p := &pipeline{pool: blocks}
 	p.ctx, p.cancel = context.WithCancel(ctx)
 	return p
 }
 
-// stop ends the goroutines and waits for them.
+// stop ends the goroutines and waits for them. What its readers gave is no
+// longer to be used.
 func (p *pipeline) stop() {
 	p.cancel()
 	p.wg.Wait()
+	p.pool.put(p.used...)
+	p.used = nil
 }
 
-// produce reads r ahead into count buffers of size bytes.
-func (p *pipeline) produce(r io.Reader, count, size int) <-chan chunk {
-	out, free := make(chan chunk, count), make(chan []byte, count)
+// produce reads r ahead into count blocks.
+func (p *pipeline) produce(r io.Reader, count int) <-chan chunk {
+	out := make(chan chunk, count)
+	p.wg.Go(func() {
+		p.read(r, count, func(c chunk) bool {
+			select {
+			case out <- c:
+				return c.err == nil
+			case <-p.ctx.Done():
+				return false
+			}
+		})
+	})
+	return out
+}
+
+// read fills count blocks from r in turn, and gives each to send, until that
+// says no.
+func (p *pipeline) read(r io.Reader, count int, send func(chunk) bool) {
+	free := make(chan []byte, count)
 	for range count {
 		free <- nil
 	}
-	p.wg.Go(func() {
-		for {
-			var buf []byte
-			select {
-			case buf = <-free:
-			case <-p.ctx.Done():
-				return
-			}
-			if buf == nil {
-				buf = make([]byte, size)
-			}
-			// Not io.ReadFull: its ErrUnexpectedEOF would hide a decoder's own.
-			var n int
-			var err error
-			for n < size && err == nil {
-				var m int
-				m, err = r.Read(buf[n:size])
-				n += m
-			}
-			select {
-			case out <- chunk{buf: buf[:n], free: free, err: err}:
-			case <-p.ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
+	giveBack := func(b []byte) { free <- b[:block] } // has room for all its blocks
+	for {
+		var buf []byte
+		select {
+		case buf = <-free:
+		case <-p.ctx.Done():
+			return
 		}
-	})
-	return out
+		if buf == nil {
+			buf = p.pool.get()
+			p.used = append(p.used, buf)
+		}
+		n, err := readFull(r, buf)
+		if !send(chunk{buf: buf[:n], free: giveBack, err: err}) {
+			return
+		}
+	}
+}
+
+// readFull is io.ReadFull without its ErrUnexpectedEOF, which would hide a
+// decoder's own.
+func readFull(r io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = r.Read(buf[n:])
+		n += m
+	}
+	return n, err
 }
 
 // tap hashes what passes.
@@ -107,34 +154,70 @@ func (p *pipeline) tap(in <-chan chunk, h hash.Hash) <-chan chunk {
 }
 
 // reader makes a stream of the chunks again and gives their buffers back.
-func (p *pipeline) reader(in <-chan chunk) io.Reader { return &chunkReader{p: p, in: in} }
+func (p *pipeline) reader(in <-chan chunk) *stream {
+	return &stream{p: p, in: in, left: math.MaxInt64}
+}
 
-type chunkReader struct {
+// stream is the chunks as one io.Reader, of at most left bytes: it fails, other
+// than io.LimitedReader, where more would follow.
+type stream struct {
 	p    *pipeline
 	in   <-chan chunk
 	cur  chunk
-	left []byte
+	rest []byte // of cur, not yet given
+	left int64
+	// owed are bytes that take gave and that a Read is yet to pass over.
+	owed int64
 }
 
-func (r *chunkReader) Read(b []byte) (int, error) {
-	for len(r.left) == 0 {
-		if r.cur.err != nil {
-			return 0, r.cur.err
+// errTooLong: the stream goes on past what its part may hold.
+var errTooLong = errors.New("holds more than the manifest allows for")
+
+// Read implements io.Reader.
+func (s *stream) Read(b []byte) (int, error) {
+	if s.owed > 0 {
+		n := min(int64(len(b)), s.owed)
+		s.owed -= n
+		return int(n), nil
+	}
+	got, err := s.next(len(b))
+	return copy(b, got), err
+}
+
+// take gives the next bytes, between one and n, where they lie, until the next
+// call of any method. It is for the content of a tar's entry: a tar.Reader
+// copies it, and passes over what it was not asked for with its next header.
+// What take gave, a Read passes over once more, with nothing copied, so that
+// the tar.Reader stays where it thinks it is.
+func (s *stream) take(n int64) ([]byte, error) {
+	got, err := s.next(int(min(n, 1<<30)))
+	s.owed += int64(len(got))
+	return got, err
+}
+
+func (s *stream) next(n int) ([]byte, error) {
+	for len(s.rest) == 0 {
+		if s.cur.err != nil {
+			return nil, s.cur.err
 		}
-		if r.cur.buf != nil {
-			r.cur.free <- r.cur.buf // has room for all its buffers
-			r.cur.buf = nil
+		if s.cur.buf != nil {
+			s.cur.free(s.cur.buf)
+			s.cur.buf = nil
 		}
 		select {
-		case r.cur = <-r.in:
-		case <-r.p.ctx.Done():
-			return 0, r.p.ctx.Err()
+		case s.cur = <-s.in:
+		case <-s.p.ctx.Done():
+			return nil, s.p.ctx.Err()
 		}
-		r.left = r.cur.buf
+		s.rest = s.cur.buf
 	}
-	n := copy(b, r.left)
-	r.left = r.left[n:]
-	return n, nil
+	n = min(n, len(s.rest))
+	if int64(n) > s.left {
+		return nil, errTooLong
+	}
+	got := s.rest[:n]
+	s.rest, s.left = s.rest[n:], s.left-int64(n)
+	return got, nil
 }
 
 // lazyReader opens its source at the first Read, in the goroutine that reads:
@@ -155,44 +238,46 @@ func (l *lazyReader) Read(b []byte) (int, error) {
 	return l.r.Read(b)
 }
 
-// errTooLong: the stream goes on past what its part may hold.
-var errTooLong = errors.New("holds more than the manifest allows for")
+const (
+	// netBlocks are those between the network and the decoder.
+	netBlocks = 8
+	// tarBlocks lie between the decoder and the unpacker. Of the same size, and
+	// no larger: 8 of 1 MiB each were slower, being out of the caches when they are
+	// written.
+	tarBlocks = 12
+	// maxWindow bounds the decoder's memory. Levels to 20 want no more; what is
+	// made with 21, 22 or --long is refused, and told so.
+	maxWindow = 32 << 20
+)
 
-// limitedReader fails, other than io.LimitReader, where more would follow.
-type limitedReader struct {
-	r    io.Reader
-	left int64
+// decoders open what parts are compressed with. The zstd decoder and its window
+// serve all parts, one after the other.
+type decoders struct{ zstd *zstd.Decoder }
+
+func (d *decoders) close() {
+	if d.zstd != nil {
+		d.zstd.Close()
+	}
 }
 
-func (l *limitedReader) Read(b []byte) (int, error) {
-	if l.left < 0 {
-		return 0, errTooLong
+func (d *decoders) openZstd(r io.Reader) (io.Reader, error) {
+	if d.zstd != nil {
+		return zstdReader{d.zstd}, d.zstd.Reset(r)
 	}
-	n, err := l.r.Read(b)
-	if l.left -= int64(n); l.left < 0 {
-		return 0, errTooLong
-	}
-	return n, err
+	// One decoder: a second one gains nothing on two processors that also hash
+	// and unpack. zstd's own checksum would find what the digest of the
+	// same bytes finds.
+	var err error
+	d.zstd, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.IgnoreChecksum(true))
+	return zstdReader{d.zstd}, err
 }
 
-// maxWindow bounds the decoder's memory; zstd --ultra -22 wants 128 MiB.
-const maxWindow = 128 << 20
-
-// decompressor finds how a part is compressed from its media type (OCI image
+// forMedia finds how a part is compressed from its media type (OCI image
 // specification, layer media types, and Docker's names for the same).
-func decompressor(media string) (func(io.Reader) (io.Reader, error), error) {
+func (d *decoders) forMedia(media string) (func(io.Reader) (io.Reader, error), error) {
 	switch {
 	case media == "", strings.HasSuffix(media, "+zstd"), strings.HasSuffix(media, ".zstd"):
-		return func(r io.Reader) (io.Reader, error) {
-			// One decoder: a second one gains nothing on two processors that
-			// also hash and unpack. zstd's own checksum would find what
-			// the digest of the same bytes finds.
-			d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.IgnoreChecksum(true))
-			if err != nil {
-				return nil, err
-			}
-			return d, nil
-		}, nil
+		return d.openZstd, nil
 	case strings.HasSuffix(media, "+gzip"), strings.HasSuffix(media, ".gzip"):
 		return func(r io.Reader) (io.Reader, error) {
 			z, err := gzip.NewReader(r)
@@ -205,6 +290,17 @@ func decompressor(media string) (func(io.Reader) (io.Reader, error), error) {
 		return func(r io.Reader) (io.Reader, error) { return r, nil }, nil
 	}
 	return nil, fmt.Errorf("media type %q: want a tar, plain or with zstd or gzip: %w", media, dsas.ErrInvalid)
+}
+
+// zstdReader says what to do about a window that is too large.
+type zstdReader struct{ *zstd.Decoder }
+
+func (r zstdReader) Read(b []byte) (int, error) {
+	n, err := r.Decoder.Read(b)
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+		err = fmt.Errorf("its zstd wants a window of more than %d MiB, made with --long or a level above 20: compress it with less: %w", maxWindow>>20, err)
+	}
+	return n, err
 }
 
 func digestOf(h hash.Hash) dsas.Digest {

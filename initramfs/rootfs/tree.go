@@ -22,6 +22,8 @@ type tree struct {
 	root int
 	path string
 	dirs map[string]int
+	// setgid: there is a folder that gives its group to what is made in it.
+	setgid bool
 	// gone are descriptors that no name leads to any more. They are closed by
 	// sweep, between two entries: the entry at hand may have them still.
 	gone []int
@@ -43,6 +45,8 @@ func openTree(path string) (*tree, error) {
 		t.close()
 		return nil, err
 	}
+	t.setgid = true
+	t.setgid = t.inherits(fd)
 	return t, nil
 }
 
@@ -108,6 +112,16 @@ func (t *tree) dir(name string, make bool) (int, error) {
 	}
 	t.dirs[name] = fd
 	return fd, nil
+}
+
+// inherits says whether a file made in dir may have got the folder's group
+// (inode(7), S_ISGID).
+func (t *tree) inherits(dir int) bool {
+	if !t.setgid {
+		return false
+	}
+	var st unix.Stat_t
+	return unix.Fstat(dir, &st) != nil || st.Mode&unix.S_ISGID != 0
 }
 
 // forget drops the folders held open: a name may lead elsewhere now.

@@ -53,9 +53,16 @@ type unpacker struct {
 	// what lower layers have, wherever it stands in the tar.
 	made map[uint64]struct{}
 
+	// What the kernel gives to a file that is made.
+	uid, gid int
+	umask    uint32
+	// acls: a folder has a default ACL, by which new files in it have another
+	// mode than they were asked for with (acl(5)).
+	acls bool
+
 	// dirTimes are set at the very end: every file made in a folder changes them.
 	dirTimes map[string]time.Time
-	buf      []byte
+	buf      []byte // for the content of sparse entries
 }
 
 func newUnpacker(dest string, log *slog.Logger) (*unpacker, error) {
@@ -63,7 +70,8 @@ func newUnpacker(dest string, log *slog.Logger) (*unpacker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &unpacker{tree: t, log: log, dirTimes: map[string]time.Time{}, buf: make([]byte, 256<<10)}, nil
+	return &unpacker{tree: t, log: log, dirTimes: map[string]time.Time{},
+		uid: unix.Geteuid(), gid: unix.Getegid(), umask: fileUmask()}, nil
 }
 
 func (u *unpacker) close() { u.tree.close() }
@@ -82,7 +90,7 @@ func (u *unpacker) begin(p dsas.Part) (stream int64) {
 }
 
 // unpack applies one layer, and returns at the tar's last entry.
-func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
+func (u *unpacker) unpack(ctx context.Context, r *stream) error {
 	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -95,7 +103,7 @@ func (u *unpacker) unpack(ctx context.Context, r io.Reader) error {
 		if err != nil {
 			return fmt.Errorf("read tar: %w", err)
 		}
-		if err := u.entry(h, tr); err != nil {
+		if err := u.entry(h, tr, r); err != nil {
 			return fmt.Errorf("unpack %.200q: %w", h.Name, err)
 		}
 		u.entries++
@@ -147,7 +155,7 @@ func split(name string) (dir, base string) {
 	return strings.TrimSuffix(dir, "/"), base
 }
 
-func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
+func (u *unpacker) entry(h *tar.Header, tr *tar.Reader, r *stream) error {
 	u.tree.sweep()
 	if h.Typeflag == tar.TypeXGlobalHeader {
 		return nil
@@ -179,7 +187,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	delete(u.dirTimes, name)
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
-		err = u.file(parent, base, h, r)
+		err = u.file(parent, base, h, tr, r)
 	case tar.TypeLink:
 		return u.hardLink(parent, base, h) // owner, mode and times are the other name's
 	case tar.TypeSymlink:
@@ -189,13 +197,11 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) error {
 	default:
 		return fmt.Errorf("entry of type %q is none that a root file system has", h.Typeflag)
 	}
-	if err != nil {
+	if err != nil || h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont || h.Typeflag == tar.TypeGNUSparse {
 		return err
 	}
-	if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock || h.Typeflag == tar.TypeFifo {
-		if err := u.attributes(parent, base, h); err != nil {
-			return err
-		}
+	if err := u.attributes(parent, base, h); err != nil {
+		return err
 	}
 	return setTime(parent, base, h.ModTime)
 }
@@ -258,6 +264,7 @@ func (u *unpacker) folder(parent int, name, base string, h *tar.Header) error {
 	if err := u.attributes(parent, base, h); err != nil {
 		return err
 	}
+	u.tree.setgid = u.tree.setgid || h.Mode&unix.S_ISGID != 0
 	u.dirTimes[name] = h.ModTime
 	return nil
 }
@@ -293,23 +300,27 @@ func (u *unpacker) charge(size int64) error {
 	return nil
 }
 
-func (u *unpacker) file(parent int, base string, h *tar.Header, r io.Reader) error {
+func (u *unpacker) file(parent int, base string, h *tar.Header, tr *tar.Reader, r *stream) error {
 	if err := u.charge(h.Size); err != nil {
 		return err
 	}
-	var fd int
-	err := u.replacing(parent, base, func() (err error) {
-		fd, err = openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
-		return err
-	})
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW
+	mode := uint32(h.Mode) & 0o777
+	fd, err := openat(parent, base, flags, mode)
+	if errors.Is(err, unix.EEXIST) {
+		if err := u.clear(parent, base); err != nil {
+			return err
+		}
+		fd, err = openat(parent, base, flags, mode)
+	}
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := copySparse(fd, r, h.Size, u.buf); err != nil {
+	if err := u.content(fd, h, tr, r); err != nil {
 		return err
 	}
-	return u.attributesOf(fd, h)
+	return u.attributesOf(fd, u.acls || u.tree.inherits(parent), h)
 }
 
 // hardLink gives the other name's file this name too. Both are looked up below

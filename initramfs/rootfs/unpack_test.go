@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -329,24 +330,36 @@ func TestNoRoomIsNoBadPart(t *testing.T) {
 	checkEmpty(t, dir)
 }
 
-func TestCheckMemory(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "meminfo")
-	os.WriteFile(file, []byte("MemTotal:        2048 kB\nMemFree:          10 kB\nMemAvailable:    1024 kB\n"), 0o644)
-	if err := rootfs.CheckMemory(1<<20, file); err != nil {
-		t.Errorf("CheckMemory(all there is) = %v; want nil", err)
+// GNU tar's own sparse entries, in its three formats.
+func TestSparseEntries(t *testing.T) {
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skip(err)
 	}
-	var m *rootfs.MemoryError
-	if err := rootfs.CheckMemory(1<<20+1, file); !errors.As(err, &m) || m.Available != 1<<20 {
-		t.Errorf("CheckMemory(a byte more) = %v; want a MemoryError", err)
+	src := t.TempDir()
+	f, err := os.Create(filepath.Join(src, "sparse"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := rootfs.CheckMemory(1, ""); err != nil {
-		t.Errorf("CheckMemory(1, /proc/meminfo) = %v; want nil", err)
+	for _, at := range []int64{0, 1 << 20, 5<<20 + 17} {
+		if _, err := f.WriteAt([]byte("content"), at); err != nil {
+			t.Fatal(err)
+		}
 	}
-	os.WriteFile(file, []byte("MemTotal: 1 kB\n"), 0o644)
-	if err := rootfs.CheckMemory(1, file); err == nil {
-		t.Error("CheckMemory() without MemAvailable = nil; want an error")
+	if err := errors.Join(f.Truncate(8<<20), f.Close(), os.WriteFile(filepath.Join(src, "zlast"), []byte("after it"), 0o644)); err != nil {
+		t.Fatal(err)
 	}
-	if got := rootfs.Need(dsas.Manifest{Memory: 5, Parts: []dsas.Part{{Unpacked: 10}, {Unpacked: 20}}}); got != 35 {
-		t.Errorf("Need() = %d; want 35", got)
+	want := read(t, src, "sparse")
+	for _, format := range [][]string{{"--format=gnu"}, {"--format=pax", "--sparse-version=0.1"}, {"--format=pax", "--sparse-version=1.0"}} {
+		tarred, err := exec.Command("tar", append(format, "--sparse", "-C", src, "-c", "sparse", "zlast")...).Output()
+		if err != nil || len(tarred) > 1<<20 {
+			t.Fatalf("tar %v: %d bytes, %v; want a sparse archive", format, len(tarred), err)
+		}
+		s, dir := newShop(t), dest(t)
+		if _, err := rootfs.Fetch(ctxFor(t), s.options(dir, s.add(t, tarred))); err != nil {
+			t.Fatalf("tar %v: Fetch() = %v", format, err)
+		}
+		if st := lstat(t, dir, "sparse"); read(t, dir, "sparse") != want || st.Blocks*512 > 64<<10 || read(t, dir, "zlast") != "after it" {
+			t.Errorf("tar %v: sparse differs, or takes %d bytes, or what follows is lost", format, st.Blocks*512)
+		}
 	}
 }

@@ -38,7 +38,7 @@ var allowed = map[string][]string{
 	"dsas/initramfs/agent":   {"dsas/client", "dsas/initramfs/..."},
 	"dsas/lab":               {"dsas/client", "dsas/server/netns"},
 	"dsas/lab/storm":         {"dsas/client"},
-	"dsas/lab/bench":         {"dsas/client", "dsas/lab", "dsas/lab/figures"},
+	"dsas/lab/bench":         {"dsas/client", "dsas/initramfs/rootfs", "dsas/lab", "dsas/lab/figures"},
 	"dsas/lab/figures":       {},
 	"dsas/lab/benchnet":      {"dsas/client", "dsas/lab/figures", "dsas/client/sign", "dsas/lab/load", "dsas/server/blobs", "dsas/server/boot", "dsas/server/dhcp", "dsas/server/httpboot", "dsas/lab/storm", "dsas/server/netns", "dsas/server/tftp"},
 	"dsas/lab/e2e":           {"dsas/lab"},

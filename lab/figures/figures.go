@@ -66,6 +66,21 @@ func ProcField(path, name string) string {
 	return ""
 }
 
+// OSRelease reads an os-release(5) file; what cannot be read is missing.
+func OSRelease(path string) map[string]string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	fields := map[string]string{}
+	for line := range strings.Lines(string(b)) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			fields[k] = strings.Trim(v, `"'`)
+		}
+	}
+	return fields
+}
+
 // LoadAverage gives the three figures of /proc/loadavg.
 func LoadAverage() string {
 	b, err := os.ReadFile("/proc/loadavg")

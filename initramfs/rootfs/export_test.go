@@ -1,0 +1,9 @@
+package rootfs
+
+// The bounds of what is fetched ahead, for tests.
+const (
+	Block       = block
+	AheadBlocks = aheadBlocks
+	AheadEach   = aheadEach
+	AheadParts  = aheadParts
+)
