@@ -9,6 +9,9 @@ type Role struct {
 	Packages    []string `json:"packages,omitempty" yaml:"packages"` // Debian packages beyond the base
 	Modules     []string `json:"modules,omitempty" yaml:"modules"`   // kernel modules loaded before services start
 	Memory      string   `json:"memory,omitempty" yaml:"memory"`     // "512MiB": refused below this
+	// BootTime is how long a boot may take, from its script until the node is
+	// ready, while the role's release is a canary. Default DefaultBootTime.
+	BootTime Duration `json:"bootTime,omitempty" yaml:"bootTime"`
 	// CarriesSites: the node holds its sites' service addresses on lo with the
 	// ARP settings direct routing needs (arp_ignore=1, arp_announce=2).
 	CarriesSites bool `json:"carriesSites,omitempty" yaml:"carriesSites"`
@@ -24,6 +27,11 @@ type Role struct {
 	// DHCP is what the role's nodes are told in option 43, by vendor class.
 	DHCP []VendorOptions `json:"dhcp,omitempty" yaml:"dhcp"`
 }
+
+// DefaultBootTime is a role's boot time where its definition names none: a large
+// server's firmware is through with itself before the boot begins, but a node
+// may repair a file system.
+const DefaultBootTime = 10 * time.Minute
 
 // Device is a block device the role wants, named by its dsas.conf key.
 type Device struct {

@@ -15,7 +15,8 @@ type imageBuildCmd struct {
 	All       bool     `help:"Build every role there is."`
 	Refresh   bool     `help:"Ask the mirrors for newer packages now."`
 	NoPublish bool     `help:"Leave nodes with what they boot; publish later with dsas image publish."`
-	Names     []string `arg:"" optional:"" name:"role" help:"Roles to build."`
+	canaryFlags
+	Names []string `arg:"" optional:"" name:"role" help:"Roles to build."`
 }
 
 // Help gives the examples.
@@ -27,7 +28,8 @@ not published again by a build that changes nothing.
 
   dsas image build web lb
   dsas image build --all --refresh
-  dsas image build web --no-publish`
+  dsas image build web --no-publish
+  dsas image build web --canary 10%          # see dsas image publish --help`
 }
 
 // Run implements the command.
@@ -35,26 +37,51 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 	if len(c.Names) == 0 && !c.All {
 		return usageError{err: fmt.Errorf("name the roles to build, or --all; dsas role ls lists them: %w", dsas.ErrInvalid)}
 	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	trial := len(c.Canary) > 0
+	if trial && (c.All || len(c.Names) != 1) {
+		return usagef("--canary is for one role at a time")
+	}
 	cfg, err := c.load()
 	if err != nil {
 		return err
 	}
 	out, err := buildImages(ctx, cfg, buildRequest{
-		Roles: c.Names, All: c.All, Refresh: c.Refresh, NoPublish: c.NoPublish,
+		Roles: c.Names, All: c.All, Refresh: c.Refresh, NoPublish: c.NoPublish || trial,
 		Progress: func(line string) { fmt.Fprintln(a.stderr, line) },
 	})
 	if err != nil {
 		return err
 	}
-	if !c.NoPublish {
+	if !c.NoPublish && !trial {
 		a.syncReleases(ctx)
 	}
-	if a.JSON {
+	if a.JSON && !trial {
 		return a.writeJSON(out)
+	}
+	if a.JSON {
+		return c.tryBuilt(ctx, a, out.Releases[0])
 	}
 	a.printf("kernel     %s  %s, initramfs %s\n", out.Boot.Release, size(out.Boot.Kernel.Size), size(out.Boot.Initramfs.Size))
 	for _, r := range out.Releases {
 		a.printf("%-10s %s  %d layers, %s\n", r.Name(), r.ID.Short(), len(r.Manifest.Parts), size(r.Manifest.Size()))
+	}
+	if trial {
+		return c.tryBuilt(ctx, a, out.Releases[0])
+	}
+	return nil
+}
+
+// tryBuilt publishes what was built as a canary.
+func (c *imageBuildCmd) tryBuilt(ctx context.Context, a *app, r dsas.Release) error {
+	cl, err := a.client()
+	if err == nil {
+		err = c.start(ctx, a, cl, r, false)
+	}
+	if err != nil {
+		return fmt.Errorf("release %s is built and not published: %w", r.Name(), err)
 	}
 	return nil
 }

@@ -55,8 +55,7 @@ func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
 		if r.state.Published(role).Proposed == id {
 			continue
 		}
-		rel, err := r.Release(id)
-		if err != nil {
+		if _, err := r.Release(id); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -65,9 +64,9 @@ func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
 			if p.Current == id && p.Canary == nil {
 				return nil, nil
 			}
-			was := p.Current
+			was := *p
 			p.Publish(id, builder, time.Now())
-			return []dsas.Event{{Kind: dsas.KindPublished, Message: dsas.PublishedText(role, rel.Name(), r.name(was), builder)}}, nil
+			return p.Changed(was, builder, r.name), nil
 		})
 		if err != nil {
 			errs = append(errs, err)
