@@ -281,7 +281,7 @@ func TestGCAndBuilds(t *testing.T) {
 		select {
 		case <-builds:
 			running = false
-		default:
+		case <-time.After(30 * time.Millisecond): // the builds want the lock too
 		}
 		if _, err := s.GC(ctx, GC{Settle: time.Millisecond, Unused: func(_ context.Context, list []dsas.Release) (out []dsas.Digest, _ error) {
 			for i, r := range list {
