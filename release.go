@@ -78,6 +78,9 @@ type Published struct {
 	// asked once, it is not asked again after a roll-back.
 	Proposed Digest  `json:"proposed,omitempty"`
 	Canary   *Canary `json:"canary,omitempty"` // a release that is being tried
+	// GivenUp is the release of the last canary that was rolled back: a build
+	// that changes nothing does not publish it.
+	GivenUp Digest `json:"givenUp,omitempty"`
 	// Cycle lists nodes that the server has yet to power-cycle, since the canary
 	// that they tried was rolled back.
 	Cycle []string `json:"cycle,omitempty"`
@@ -100,7 +103,7 @@ func (p *Published) Publish(id Digest, by string, at time.Time) {
 // by the next one.
 func (p *Published) RollBack(by string, at time.Time) error {
 	if p.Canary != nil {
-		p.Canary = nil
+		p.GivenUp, p.Canary = p.Canary.Release, nil
 		return nil
 	}
 	if len(p.Before) == 0 {

@@ -61,7 +61,7 @@ func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
 		}
 		p, err := r.state.Publish(ctx, role, func(p *dsas.Published) ([]dsas.Event, error) {
 			p.Proposed = id
-			if p.Current == id && p.Canary == nil {
+			if p.GivenUp == id || p.Current == id && p.Canary == nil {
 				return nil, nil
 			}
 			was := *p

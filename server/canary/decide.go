@@ -200,7 +200,7 @@ func (d Decision) Apply(p *dsas.Published, c *dsas.Canary, at time.Time, name fu
 			}
 		}
 	case RollBack:
-		p.Canary = nil
+		p.GivenUp, p.Canary = now.Release, nil
 		back := "none"
 		if p.Current != "" {
 			back = name(p.Current)
