@@ -12,9 +12,9 @@ import (
 
 type imageBuildCmd struct {
 	configFlags
-	All       bool     `help:"Build every role there is."`
-	Refresh   bool     `help:"Ask the mirrors for newer packages now."`
-	NoPublish bool     `help:"Leave nodes with what they boot; publish later with dsas image publish."`
+	All       bool `help:"Build every role there is."`
+	Refresh   bool `help:"Ask the mirrors for newer packages now."`
+	NoPublish bool `help:"Leave nodes with what they boot; publish later with dsas image publish."`
 	canaryFlags
 	Names []string `arg:"" optional:"" name:"role" help:"Roles to build."`
 }
