@@ -54,7 +54,7 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	asked := false
 	done, err := store.GC(ctx, blobs.GC{
 		DryRun:  cmd.DryRun,
-		Waiting: func() { fmt.Fprintln(a.stderr, "waiting for an image build to end") },
+		Waiting: func() { fmt.Fprintln(a.stderr, "waiting for image builds and backups to end") },
 		Unused: func(ctx context.Context, all []dsas.Release) ([]dsas.Digest, error) {
 			if !asked {
 				if err := sameStore(ctx, c, all, cfg.path("images")); err != nil {

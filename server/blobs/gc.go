@@ -55,7 +55,12 @@ func (s *Store) Hold(ctx context.Context, waiting func()) (release func(), err e
 
 // lockUse takes the lock that users of content share and GC has alone.
 func (s *Store) lockUse(ctx context.Context, how int, waiting func()) (func(), error) {
-	f, err := os.OpenFile(filepath.Join(s.dir, "gc.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
+	// flock(2) asks for no right to write: who may only read can share it.
+	name := filepath.Join(s.dir, "gc.lock")
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("lock image store: %w", err)
 	}
