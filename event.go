@@ -64,8 +64,12 @@ const (
 	KindAssigned     Kind = "node.assigned"  // operator changed the role
 	KindChanged      Kind = "node.changed"   // operator added or changed the node
 	KindSiteChanged  Kind = "site.changed"
-	KindUnknown      Kind = "unknown.seen"    // an unknown MAC was recorded for the first time
-	KindPublished    Kind = "image.published" // a role's nodes boot another release from now on
+	KindUnknown      Kind = "unknown.seen"       // an unknown MAC was recorded for the first time
+	KindPublished    Kind = "image.published"    // a role's nodes boot another release from now on
+	KindCanary       Kind = "image.canary"       // some nodes try a release, or one of them is ready with it, or no longer one of them
+	KindPromoted     Kind = "image.promoted"     // a canary was good: its release is published
+	KindRolledBack   Kind = "image.rolled-back"  // a canary failed and was ended by the server: node and why
+	KindCanaryEnded  Kind = "image.canary-ended" // a canary was ended for another reason than its nodes' boots
 	KindServer       Kind = "server"
 	KindLoaderFailed Kind = "boot.loader-failed"
 	KindMenu         Kind = "boot.menu" // a role other than the assigned one was picked at the loader, for this boot

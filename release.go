@@ -82,14 +82,12 @@ type Published struct {
 	// asked once, it is not asked again after a roll-back.
 	Proposed Digest  `json:"proposed,omitempty"`
 	Canary   *Canary `json:"canary,omitempty"` // a release that is being tried
-}
-
-// Canary is a release that some nodes try before their role gets it.
-type Canary struct {
-	Release Digest    `json:"release"`
-	Nodes   []string  `json:"nodes"`
-	Since   time.Time `json:"since"`
-	By      string    `json:"by,omitempty"`
+	// GivenUp is the release of the last canary that was rolled back: a build
+	// that changes nothing does not publish it.
+	GivenUp Digest `json:"givenUp,omitempty"`
+	// Cycle lists nodes that the server has yet to power-cycle, since the canary
+	// that they tried was rolled back.
+	Cycle []string `json:"cycle,omitempty"`
 }
 
 // maxBefore bounds how far back roll-backs can go.
@@ -104,9 +102,14 @@ func (p *Published) Publish(id Digest, by string, at time.Time) {
 	p.Current, p.Since, p.By, p.Canary = id, at, by, nil
 }
 
-// RollBack makes current what was so before. What it goes back from is not
-// come back to by the next one.
+// RollBack ends a canary, where one runs, and changes nothing else; else it
+// makes current what was so before. What it goes back from is not come back to
+// by the next one.
 func (p *Published) RollBack(by string, at time.Time) error {
+	if p.Canary != nil {
+		p.GivenUp, p.Canary = p.Canary.Release, nil
+		return nil
+	}
 	if len(p.Before) == 0 {
 		return fmt.Errorf("role %s: no release was published before the current one: %w", p.Role, ErrConflict)
 	}

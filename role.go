@@ -12,6 +12,9 @@ type Role struct {
 	// RootSize is the most its root may grow to in memory, "2GiB"; empty: what
 	// its programs do not need.
 	RootSize string `json:"rootSize,omitempty" yaml:"rootSize"`
+	// BootTime is how long a boot may take, from its script until the node is
+	// ready, while the role's release is a canary. Default DefaultBootTime.
+	BootTime Duration `json:"bootTime,omitempty" yaml:"bootTime"`
 	// CarriesSites: the node holds its sites' service addresses on lo with the
 	// ARP settings direct routing needs (arp_ignore=1, arp_announce=2).
 	CarriesSites bool `json:"carriesSites,omitempty" yaml:"carriesSites"`
@@ -37,6 +40,11 @@ type Allow struct {
 	Path   string `json:"path" yaml:"path"`
 	Reason string `json:"reason" yaml:"reason"`
 }
+
+// DefaultBootTime is a role's boot time where its definition names none: a large
+// server's firmware is through with itself before the boot begins, but a node
+// may repair a file system.
+const DefaultBootTime = 10 * time.Minute
 
 // Device is a block device the role wants, named by its dsas.conf key.
 type Device struct {

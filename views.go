@@ -23,6 +23,14 @@ type RoleView struct {
 	Role    Role     `json:"role"`
 	Release *Release `json:"release"` // nil: none
 	Source  string   `json:"source"`  // "shipped" or the definition's folder
+	// Canary is what some of its nodes try; nil: nothing.
+	Canary *CanaryView `json:"canary,omitempty"`
+}
+
+// CanaryView is a canary with its release's name.
+type CanaryView struct {
+	Name string `json:"name"` // "web:8"
+	Canary
 }
 
 // ReleaseView is a release and who uses it.
@@ -32,6 +40,7 @@ type ReleaseView struct {
 	Current  bool     `json:"current"`            // what the role's nodes follow
 	Before   int      `json:"before,omitempty"`   // 1: what a roll-back goes back to, 2: the one before
 	Canary   []string `json:"canary,omitempty"`   // nodes that try it
+	Ready    []string `json:"ready,omitempty"`    // nodes of these that were ready with it
 	Pinned   []string `json:"pinned,omitempty"`   // nodes
 	Assigned []string `json:"assigned,omitempty"` // nodes that would boot it now
 	Running  []string `json:"running,omitempty"`  // nodes whose newest boot began with it
@@ -43,11 +52,26 @@ type NodeRelease struct {
 	Assigned string `json:"assigned,omitempty"` // that a boot now would be given
 	// Changes: a boot now would give the node something other than it runs.
 	Changes bool `json:"changes"`
+	// Canary: the assigned release is one that this node tries for its role.
+	Canary bool `json:"canary,omitempty"`
 }
 
 // PublishRequest asks for a release to be what a role's nodes boot.
 type PublishRequest struct {
 	Release string `json:"release"` // as ParseReleaseRef reads it
+	// Canary: only some nodes boot it, until they have shown that it is good.
+	Canary *CanaryRequest `json:"canary,omitempty"`
+}
+
+// CanaryRequest says which nodes try a release: either Nodes or Percent is set.
+type CanaryRequest struct {
+	Nodes []string `json:"nodes,omitempty"`
+	// Percent of the role's nodes that follow it, 1 to 100, rounded up; taken
+	// from those that are ready.
+	Percent int `json:"percent,omitempty"`
+	// Cycle has the server power-cycle the canary's nodes if it is rolled back.
+	// The first boot is the caller's to bring about.
+	Cycle bool `json:"cycle,omitempty"`
 }
 
 // The power actions.

@@ -123,6 +123,11 @@ func (c *Client) Published(ctx context.Context) ([]dsas.Published, error) {
 	return get[[]dsas.Published](ctx, c, "/published", nil)
 }
 
+// BootReleases gives the releases, by ID, that boots may still fetch.
+func (c *Client) BootReleases(ctx context.Context) ([]dsas.Digest, error) {
+	return get[[]dsas.Digest](ctx, c, "/boots/releases", nil)
+}
+
 // Publish makes a release what its role's nodes boot. With rehearse nothing is
 // changed.
 func (c *Client) Publish(ctx context.Context, role string, req dsas.PublishRequest, rehearse bool) (dsas.Published, error) {

@@ -80,6 +80,9 @@ func (c *checker) names() {
 	if r.RootSize != "" && !memoryRE.MatchString(r.RootSize) {
 		c.bad("rootSize %q: write it as 512MiB or 2GiB", r.RootSize)
 	}
+	if r.BootTime < 0 {
+		c.bad("bootTime %s: write a time that a boot may take, as 10m", time.Duration(r.BootTime))
+	}
 }
 
 // each checks a list of names: their form, and that none is there twice.

@@ -87,6 +87,7 @@ func TestCheck(t *testing.T) {
 		{"package twice", "name: x\npackages: [aa, aa]\n", nil, "twice"},
 		{"module", "name: x\nmodules: [\"a b\"]\n", nil, "module"},
 		{"memory", "name: x\nmemory: 512 megs\n", nil, "512MiB"},
+		{"boot time", "name: x\nbootTime: -1s\n", nil, "a time that a boot may take"},
 		{"remove", "name: x\nremove: [/]\n", nil, "remove"},
 		{"no run", "name: x\nservices: [{name: c}]\n", nil, "services/c/run is missing"},
 		{"no shebang", "name: x\nservices: [{name: a}]\n", map[string]string{"services/a/run": "exec x\n"}, "#!/"},

@@ -300,6 +300,29 @@ func TestSitesAndRoles(t *testing.T) {
 	f.want("a role without image", f.get("/"), `<option value="rescue" disabled>`, `<option value="web">`)
 }
 
+// TestCanary: role and node rows say that a release is tried.
+func TestCanary(t *testing.T) {
+	f := start(t)
+	f.logIn()
+	f.boot(f.node("w1", "web", 1), "web", time.Now().Add(-time.Minute), "")
+	f.node("w2", "web", 2)
+	f.node("w3", "web", 3)
+	f.wantNot("no canary", f.get("/roles")+f.get("/")+f.get("/nodes/w1"), "canary")
+	if _, err := f.store.Publish(t.Context(), "web", func(p *dsas.Published) ([]dsas.Event, error) {
+		p.StartCanary(dsas.Canary{Release: digest("web"), Nodes: []string{"w1", "w2"}, Ready: []string{"w1"}})
+		return nil, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	f.want("roles", f.get("/roles"), "canary web:7: 1 of 2 ready", `title="w1 w2 "`)
+	if rows := f.get("/"); strings.Count(rows, ">canary</span>") != 2 {
+		t.Errorf("%d nodes are shown as canaries; want 2\n%s", strings.Count(rows, ">canary</span>"), rows)
+	}
+	f.want("the node that runs it", f.get("/nodes/w1"), ">canary</span>")
+	f.want("the node that will", f.get("/nodes/w2"), "its next boot gives it web:7, as a canary")
+	f.wantNot("another", f.get("/nodes/w3"), "canary")
+}
+
 func TestGate(t *testing.T) {
 	f := start(t)
 	f.want("not logged in", f.get("/"), `action="/login"`)

@@ -21,6 +21,8 @@ type nodeRow struct {
 	Since               time.Time // in milliseconds
 	Running             string
 	Picked              bool
+	Release, Next       string // what it runs, and what a boot now would give where that is another
+	Canary              bool   // Next, or Release, is being tried
 	Kind, What          string // of the last event
 	Bad                 bool
 	Find                string // what the filter looks through
@@ -42,6 +44,12 @@ func rowOf(v dsas.NodeView) nodeRow {
 	}
 	if !st.Since.IsZero() {
 		row.Since = time.UnixMilli(st.Since.UnixMilli()) // comparable with ==
+	}
+	if r := v.Release; r != nil {
+		row.Canary = r.Canary
+		if row.Release = r.Running; r.Changes && r.Running != "" {
+			row.Next = r.Assigned
+		}
 	}
 	if e := st.LastEvent; e != nil {
 		row.Kind, row.What, row.Bad = clean(string(e.Kind)), what(*e), bad(e.Kind)

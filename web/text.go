@@ -104,7 +104,7 @@ func what(e dsas.Event) string {
 // bad tells whether an event is one to look at.
 func bad(k dsas.Kind) bool {
 	switch k {
-	case dsas.KindFailed, dsas.KindPartBad, dsas.KindConfError, dsas.KindLost, dsas.KindRefused, dsas.KindLoaderFailed, dsas.KindWarning:
+	case dsas.KindFailed, dsas.KindPartBad, dsas.KindConfError, dsas.KindLost, dsas.KindRefused, dsas.KindLoaderFailed, dsas.KindWarning, dsas.KindRolledBack:
 		return true
 	}
 	return false

@@ -80,6 +80,13 @@ func makeBackup(ctx context.Context, req backupRequest) (backup.Manifest, error)
 	if err := addConfig(&m, req); err != nil {
 		return fail(err)
 	}
+	if req.Images {
+		letGo, err := holdImages(ctx, cfg.path("images"))
+		if err != nil {
+			return fail(err)
+		}
+		defer letGo()
+	}
 	if err := addImages(&m, cfg.path("images"), req.Images); err != nil {
 		return fail(err)
 	}
@@ -139,6 +146,20 @@ func addConfig(m *backup.Manifest, req backupRequest) error {
 	return m.AddTree(inRoles, req.Config.Roles, func(path string) {
 		req.Warn(path + " is neither file, link nor folder, and not in the backup")
 	})
+}
+
+// holdImages keeps dsas image gc off until letGo is called. Who may not write
+// there, where no gc has ever run, holds nothing.
+func holdImages(ctx context.Context, dir string) (letGo func(), err error) {
+	images, err := blobs.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	letGo, err = images.Hold(ctx, nil)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return func() {}, nil
+	}
+	return letGo, err
 }
 
 // addImages lists the releases, and with content adds all of them.

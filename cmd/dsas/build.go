@@ -66,6 +66,16 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	if err != nil {
 		return out, err
 	}
+	// Kernel and layers that an earlier build made may belong to no release now.
+	release, err := store.Hold(ctx, func() {
+		if req.Progress != nil {
+			req.Progress("waiting for dsas image gc")
+		}
+	})
+	if err != nil {
+		return out, err
+	}
+	defer release()
 	initPath, err := nodeProgram("dsas-init")
 	if err != nil {
 		return out, err

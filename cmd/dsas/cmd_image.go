@@ -16,7 +16,8 @@ type imageBuildCmd struct {
 	Refresh   bool     `help:"Resolve the versions of all packages anew, security updates included, and say what changed."`
 	Allow     []string `sep:"none" placeholder:"PATH=REASON" help:"Let what the checks find in this file pass, for a written reason (repeatable)."`
 	NoPublish bool     `help:"Leave nodes with what they boot; publish later with dsas image publish."`
-	Names     []string `arg:"" optional:"" name:"role" help:"Roles to build."`
+	canaryFlags
+	Names []string `arg:"" optional:"" name:"role" help:"Roles to build."`
 }
 
 // Help gives the examples.
@@ -30,13 +31,21 @@ missing modules) is an error; docs/roles.md tells how to let it pass.
 
   dsas image build web lb
   dsas image build --all --refresh
-  dsas image build web --no-publish`
+  dsas image build web --no-publish
+  dsas image build web --canary 10%          # see dsas image publish --help`
 }
 
 // Run implements the command.
 func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 	if len(c.Names) == 0 && !c.All {
 		return usageError{err: fmt.Errorf("name the roles to build, or --all; dsas role ls lists them: %w", dsas.ErrInvalid)}
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	trial := len(c.Canary) > 0
+	if trial && (c.All || len(c.Names) != 1) {
+		return usagef("--canary is for one role at a time")
 	}
 	cfg, err := c.load()
 	if err != nil {
@@ -51,19 +60,22 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 	}
 	p := newProgress(a.stderr)
 	out, err := buildImages(ctx, cfg, buildRequest{
-		Roles: c.Names, All: c.All, Refresh: c.Refresh, NoPublish: c.NoPublish, Allow: allow, Progress: p.line, Fraction: p.fraction,
+		Roles: c.Names, All: c.All, Refresh: c.Refresh, NoPublish: c.NoPublish || trial, Allow: allow, Progress: p.line, Fraction: p.fraction,
 	})
 	p.close()
-	if err == nil && !c.NoPublish {
+	if err == nil && !c.NoPublish && !trial {
 		a.syncReleases(ctx)
 	}
-	if a.JSON && (err == nil || len(out.Findings) > 0) {
+	if a.JSON && (err == nil && !trial || len(out.Findings) > 0) {
 		if jsonErr := a.writeJSON(out); jsonErr != nil && err == nil {
 			err = jsonErr
 		}
 	}
-	if err != nil || a.JSON {
+	if err != nil || a.JSON && !trial {
 		return err
+	}
+	if a.JSON {
+		return c.tryBuilt(ctx, a, out.Releases[0])
 	}
 	a.printf("kernel     %s  %s, initramfs %s\n", out.Boot.Release, size(out.Boot.Kernel.Size), size(out.Boot.Initramfs.Size))
 	for _, rel := range out.Releases {
@@ -73,6 +85,21 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 				printReport(a, r)
 			}
 		}
+	}
+	if trial {
+		return c.tryBuilt(ctx, a, out.Releases[0])
+	}
+	return nil
+}
+
+// tryBuilt publishes what was built as a canary.
+func (c *imageBuildCmd) tryBuilt(ctx context.Context, a *app, r dsas.Release) error {
+	cl, err := a.client()
+	if err == nil {
+		err = c.start(ctx, a, cl, r, false)
+	}
+	if err != nil {
+		return fmt.Errorf("release %s is built and not published: %w", r.Name(), err)
 	}
 	return nil
 }

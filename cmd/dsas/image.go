@@ -17,6 +17,7 @@ type imageCmd struct {
 	Rollback imageRollbackCmd `cmd:"" help:"Have roles' nodes boot what they booted before."`
 	Pin      imagePinCmd      `cmd:"" help:"Have nodes boot one release, whatever is published."`
 	Unpin    imageUnpinCmd    `cmd:"" help:"Have nodes follow their role again."`
+	GC       imageGCCmd       `cmd:"" name:"gc" help:"Remove releases that nobody uses, and what belongs to none."`
 }
 
 // Help explains the words.
@@ -73,7 +74,7 @@ func releaseState(v dsas.ReleaseView) cell {
 		words = append(words, "before")
 	}
 	if len(v.Canary) > 0 {
-		words, colour = append(words, "canary"), yellow
+		words, colour = append(words, fmt.Sprintf("canary %d/%d ready", len(v.Ready), len(v.Canary))), yellow
 	}
 	if len(v.Pinned) > 0 {
 		words = append(words, "pinned")
@@ -113,6 +114,7 @@ func (cmd *imageShowCmd) Run(ctx context.Context, a *app) error {
 	t.row("pinned", names(v.Pinned))
 	if len(v.Canary) > 0 {
 		t.row("canary", names(v.Canary))
+		t.row("ready with it", names(v.Ready))
 	}
 	if err := a.table(t, ""); err != nil {
 		return err
@@ -126,18 +128,28 @@ func (cmd *imageShowCmd) Run(ctx context.Context, a *app) error {
 }
 
 type imagePublishCmd struct {
-	Release string `arg:"" help:"As web:7, or web for the last one built."`
-	DryRun  bool   `help:"Only say what would be done."`
+	Release string `arg:"" help:"As web:7, or web for the last one built or proposed."`
+	canaryFlags
+	DryRun bool `help:"Only say what would be done."`
 }
 
 func (*imagePublishCmd) Help() string {
 	return `Nodes that run keep what they have; their next boot gives them the release. A
 node that is booting goes on with what it began with.
 
+With --canary only some nodes boot it from their next boot on. When all of them
+were ready with it, it is published for the role. When one of them fails with
+it, or is not ready within the role's bootTime (10 minutes), it is given up:
+their next boot is that of the role again. Publish it without --canary to end
+the trial with it, or roll the role back to end it without. A percentage is of
+the role's nodes, rounded up; those that are pinned or not ready are not chosen.
+
 Examples:
 
     dsas image build web --no-publish && dsas image publish web
-    dsas image publish web:6`
+    dsas image publish web:6
+    dsas image publish web:8 --canary w[101-103] --cycle
+    dsas image publish web:8 --canary 10%`
 }
 
 func (cmd *imagePublishCmd) Run(ctx context.Context, a *app) error {
@@ -145,9 +157,15 @@ func (cmd *imagePublishCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if err := cmd.check(); err != nil {
+		return err
+	}
 	v, err := c.Release(ctx, cmd.Release) // its role, and what "web" stands for
 	if err != nil {
 		return err
+	}
+	if len(cmd.Canary) > 0 {
+		return cmd.start(ctx, a, c, v.Release, cmd.DryRun)
 	}
 	p, err := c.Publish(ctx, v.Role, dsas.PublishRequest{Release: string(v.ID)}, cmd.DryRun)
 	if err != nil {
@@ -176,7 +194,7 @@ type imageRollbackCmd struct {
 
 func (*imageRollbackCmd) Help() string {
 	return `What is gone back from stays in the store, and can be published again. Twice goes
-back two releases.
+back two releases. While a canary runs, it ends the canary and changes nothing else.
 
 Examples:
 
@@ -191,6 +209,10 @@ func (cmd *imageRollbackCmd) Run(ctx context.Context, a *app) error {
 	}
 	var done []dsas.Published
 	for _, role := range cmd.Roles {
+		was, err := canaryOf(ctx, c, role)
+		if err != nil {
+			return err
+		}
 		p, err := c.RollBack(ctx, role, cmd.DryRun)
 		if err != nil {
 			return err
@@ -202,6 +224,9 @@ func (cmd *imageRollbackCmd) Run(ctx context.Context, a *app) error {
 		v, err := c.Release(ctx, string(p.Current))
 		if err != nil {
 			return err
+		}
+		if was != nil && !cmd.DryRun {
+			a.printf("role %s: the canary on %s is ended\n", role, clean(dsas.NodesText(was.Nodes)))
 		}
 		if err := a.published(p, v.Name, cmd.DryRun); err != nil {
 			return err

@@ -131,6 +131,9 @@ func (*roleLsCmd) Run(ctx context.Context, a *app) error {
 		if r.Release != nil {
 			release, bytes = cell{text: r.Release.Name()}, size(r.Release.Manifest.Size())
 		}
+		if r.Canary != nil {
+			release = cell{release.text + ", canary " + r.Canary.Name, yellow}
+		}
 		t.cells(cell{text: r.Role.Name}, release, cell{text: bytes}, cell{text: or(r.Role.Memory)}, cell{text: r.Source}, cell{text: r.Role.Description})
 	}
 	return a.table(t, "No roles.")

@@ -90,11 +90,20 @@ func releaseCell(v dsas.NodeView) cell {
 	case r == nil || r.Running == "" && r.Assigned == "":
 		return cell{text: "-"}
 	case r.Running == "":
-		return cell{text: "next " + clean(r.Assigned)}
+		return cell{text: "next " + assignedText(r)}
+	case !r.Changes && r.Canary:
+		return cell{clean(r.Running) + " (canary)", yellow}
 	case !r.Changes:
 		return cell{text: clean(r.Running)}
 	}
-	return cell{clean(r.Running) + ", next " + clean(or(r.Assigned)), yellow}
+	return cell{clean(r.Running) + ", next " + assignedText(r), yellow}
+}
+
+func assignedText(r *dsas.NodeRelease) string {
+	if r.Canary {
+		return clean(r.Assigned) + " (canary)"
+	}
+	return clean(or(r.Assigned))
 }
 
 func addressText(n dsas.Node) string {
@@ -235,6 +244,9 @@ func describe(v dsas.NodeView) *table {
 	}
 	add("boot", v.Status.Boot)
 	add("image", v.Status.Image.Short())
+	if r := v.Release; r != nil && (r.Running != "" || r.Assigned != "") {
+		add("release", releaseCell(v).text)
+	}
 	for i, line := range strings.Split(strings.TrimRight(n.Conf, "\n"), "\n") {
 		if key := "conf"; line != "" {
 			if i > 0 {
@@ -323,7 +335,7 @@ func kindStyle(k dsas.Kind) style {
 	switch k {
 	case dsas.KindReady, dsas.KindBack:
 		return green
-	case dsas.KindFailed, dsas.KindPartBad, dsas.KindLoaderFailed, dsas.KindLost, dsas.KindConfError, dsas.KindRefused:
+	case dsas.KindFailed, dsas.KindPartBad, dsas.KindLoaderFailed, dsas.KindLost, dsas.KindConfError, dsas.KindRefused, dsas.KindRolledBack:
 		return red
 	case dsas.KindWarning:
 		return yellow

@@ -55,19 +55,18 @@ func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
 		if r.state.Published(role).Proposed == id {
 			continue
 		}
-		rel, err := r.Release(id)
-		if err != nil {
+		if _, err := r.Release(id); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		p, err := r.state.Publish(ctx, role, func(p *dsas.Published) ([]dsas.Event, error) {
 			p.Proposed = id
-			if p.Current == id && p.Canary == nil {
+			if p.GivenUp == id || p.Current == id && p.Canary == nil {
 				return nil, nil
 			}
-			was := p.Current
+			was := *p
 			p.Publish(id, builder, time.Now())
-			return []dsas.Event{{Kind: dsas.KindPublished, Message: dsas.PublishedText(role, rel.Name(), r.name(was), builder)}}, nil
+			return p.Changed(was, builder, r.name), nil
 		})
 		if err != nil {
 			errs = append(errs, err)

@@ -58,6 +58,12 @@ func (r *renderer) definition(role string, release dsas.Digest) (roles.Definitio
 	return def, nil
 }
 
+// role gives a role as a release has it.
+func (r *renderer) role(name string, release dsas.Digest) (dsas.Role, error) {
+	def, err := r.definition(name, release)
+	return def.Role, err
+}
+
 // Render implements httpboot.Renderer.
 func (r *renderer) Render(ctx context.Context, node dsas.Node, role string, release dsas.Digest) (httpboot.Rendered, error) {
 	def, err := r.definition(role, release)

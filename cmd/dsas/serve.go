@@ -21,6 +21,7 @@ import (
 	"dsas/server"
 	"dsas/server/blobs"
 	"dsas/server/boot"
+	"dsas/server/canary"
 	"dsas/server/dhcp"
 	"dsas/server/httpboot"
 	"dsas/server/liveness"
@@ -194,6 +195,7 @@ func (d *daemon) components(ctx context.Context) ([]server.Named, error) {
 		})},
 		{Name: "liveness", Component: &liveness.Watch{Store: d.store, Log: d.log, Quiet: 4 * d.cfg.Heartbeat, Every: d.cfg.Heartbeat / 2}},
 		{Name: "releases", Component: d.rel},
+		{Name: "canaries", Component: &canary.Watch{Store: d.store, Log: d.log.With("part", "canary"), Release: d.rel.Release, Role: d.render.role, Power: d.cycle, Up: time.Now()}},
 		{Name: "housekeeping", Component: server.Func(d.housekeeping)},
 	}
 	if !d.cfg.NoDHCP {

@@ -47,6 +47,7 @@ func TestRack(t *testing.T) {
 	t.Run("role change", func(t *testing.T) { testRoleChange(t, r, w102) })
 	t.Run("vlan", func(t *testing.T) { testVLAN(t, r, w101, w103) })
 	t.Run("menu", func(t *testing.T) { testMenu(t, r, w101, w103) })
+	t.Run("canary", func(t *testing.T) { testCanary(t, r, w101) })
 	t.Run("firmware", func(t *testing.T) { testFirmware(t, r) })
 	t.Run("damaged part", func(t *testing.T) { testDamagedPart(t, r, w101) })
 	t.Run("killed server", func(t *testing.T) { testKilledServer(t, r, w101) })

@@ -60,6 +60,8 @@ type Store interface {
 	// Published gives what a role's nodes boot, AllPublished of all roles.
 	Published(role string) dsas.Published
 	AllPublished() []dsas.Published
+	// BootReleases gives the releases that boots begun since then may still fetch.
+	BootReleases(ctx context.Context, since time.Time) ([]dsas.Digest, error)
 	// Publish changes it, and stores the events that tell of it.
 	Publish(ctx context.Context, role string, change func(*dsas.Published) ([]dsas.Event, error)) (dsas.Published, error)
 
@@ -167,6 +169,7 @@ func New(d Deps) http.Handler {
 			r.Get("/releases/{release}", a.handle(a.showRelease))
 			r.Post("/releases/sync", a.handle(a.syncReleases))
 			r.Get("/published", a.handle(a.listPublished))
+			r.Get("/boots/releases", a.handle(a.bootReleases))
 			r.Post("/roles/{role}/publish", a.handle(a.publish))
 			r.Post("/roles/{role}/rollback", a.handle(a.rollBack))
 			r.Get("/events", a.handle(a.listEvents))

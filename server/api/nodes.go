@@ -34,7 +34,7 @@ func Views(ctx context.Context, s Store, rels Releases) ([]dsas.NodeView, error)
 	}
 	views := make([]dsas.NodeView, len(nodes))
 	for i, n := range nodes {
-		if views[i], err = nodeView(rels, n, statuses[n.Name], ports); err != nil {
+		if views[i], err = nodeView(s, rels, n, statuses[n.Name], ports); err != nil {
 			return nil, err
 		}
 	}
@@ -54,12 +54,12 @@ func (a *api) showNode(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	v, err := nodeView(a.Releases, n, status, ports)
+	v, err := nodeView(a.Store, a.Releases, n, status, ports)
 	return answer{body: v}, err
 }
 
-func nodeView(rels Releases, n dsas.Node, st dsas.NodeStatus, ports map[dsas.MAC]dsas.Port) (dsas.NodeView, error) {
-	rel, err := nodeRelease(rels, &n, st)
+func nodeView(s Store, rels Releases, n dsas.Node, st dsas.NodeStatus, ports map[dsas.MAC]dsas.Port) (dsas.NodeView, error) {
+	rel, err := nodeRelease(s, rels, &n, st)
 	return dsas.NodeView{Node: withoutSecrets(n), Status: st, Ports: portsOf(n, ports), Release: rel}, err
 }
 

@@ -100,7 +100,7 @@ func (a *api) releaseViews(ctx context.Context) ([]dsas.ReleaseView, error) {
 			views[i].Before = len(p.Before) - j
 		}
 		if p.Canary != nil && p.Canary.Release == r.ID {
-			views[i].Canary = p.Canary.Nodes
+			views[i].Canary, views[i].Ready = p.Canary.Nodes, p.Canary.Ready
 		}
 	}
 	for _, n := range nodes {
@@ -120,7 +120,7 @@ func (a *api) releaseViews(ctx context.Context) ([]dsas.ReleaseView, error) {
 }
 
 // nodeRelease tells what a node runs and would boot.
-func nodeRelease(rels Releases, n *dsas.Node, st dsas.NodeStatus) (*dsas.NodeRelease, error) {
+func nodeRelease(s Store, rels Releases, n *dsas.Node, st dsas.NodeStatus) (*dsas.NodeRelease, error) {
 	if rels == nil {
 		return nil, nil
 	}
@@ -145,6 +145,8 @@ func nodeRelease(rels Releases, n *dsas.Node, st dsas.NodeStatus) (*dsas.NodeRel
 		return out, err
 	}
 	out.Assigned, out.Changes = next.Name(), next.ID != st.Image
+	c := s.Published(n.Role).Canary
+	out.Canary = c != nil && n.Release == "" && c.Release == next.ID && slices.Contains(c.Nodes, n.Name)
 	return out, nil
 }
 
@@ -179,6 +181,9 @@ func (a *api) publish(r *http.Request) (answer, error) {
 	if rel.Role != role {
 		return answer{}, fmt.Errorf("release %s is of role %s, not of %s: %w", rel.Name(), rel.Role, role, dsas.ErrInvalid)
 	}
+	if req.Canary != nil {
+		return a.publishCanary(r, rel, *req.Canary)
+	}
 	return a.changePublished(r, role, func(p *dsas.Published, by string) error {
 		p.Publish(rel.ID, by, time.Now())
 		return nil
@@ -195,7 +200,8 @@ func (a *api) rollBack(r *http.Request) (answer, error) {
 		return answer{}, errNoReleases
 	}
 	return a.changePublished(r, role, func(p *dsas.Published, by string) error {
-		if err := p.RollBack(by, time.Now()); err != nil {
+		ends := p.Canary != nil
+		if err := p.RollBack(by, time.Now()); err != nil || ends {
 			return err
 		}
 		if _, err := a.Releases.Release(p.Current); err != nil {
@@ -222,10 +228,7 @@ func (a *api) changePublished(r *http.Request, role string, change func(p *dsas.
 		if dryRun(r) {
 			return nil, errDryRun
 		}
-		if p.Current == was.Current {
-			return nil, nil
-		}
-		return []dsas.Event{{Kind: dsas.KindPublished, Message: dsas.PublishedText(role, a.releaseName(p.Current), a.releaseName(was.Current), by)}}, nil
+		return p.Changed(was, by, a.releaseName), nil
 	})
 	if errors.Is(err, errDryRun) {
 		return answer{body: tried}, nil

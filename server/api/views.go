@@ -53,6 +53,9 @@ func (a *api) listRoles(r *http.Request) (answer, error) {
 				return answer{}, fmt.Errorf("release of role %s: %w", v.Role.Name, err)
 			}
 		}
+		if c := a.Store.Published(v.Role.Name).Canary; c != nil && a.Releases != nil {
+			out[i].Canary = &dsas.CanaryView{Name: a.releaseName(c.Release), Canary: *c}
+		}
 	}
 	return answer{body: list(out)}, nil
 }

@@ -8,6 +8,7 @@
 //	oci-layout         which layout it is
 //	index.json         the releases: "web:7", and what a build proposed last, "web:latest"
 //	blobs/sha256/HEX   content: manifests, configs, layers, kernels, initramfs
+//	lock, gc.lock      ours: who changes the index; who builds, and who removes what is unused
 //
 // What of it nodes boot is the server's to say (dsas.Published), and stands in
 // its database.
@@ -95,7 +96,11 @@ func (s *Store) Put(ctx context.Context, r io.Reader) (dsas.Digest, int64, error
 	}
 	d := dsas.Digest("sha256:" + hex.EncodeToString(h.Sum(nil)))
 	if fi, err := os.Stat(s.blobPath(d)); err == nil && fi.Size() == n {
-		return d, n, nil
+		// Somebody counts on it from now on (GC.MinAge). Removed at this moment,
+		// it is written anew.
+		if now := time.Now(); os.Chtimes(s.blobPath(d), now, now) == nil {
+			return d, n, nil
+		}
 	}
 	if err := settle(f, s.blobPath(d)); err != nil {
 		return fail(err)

@@ -153,9 +153,8 @@ func (idx *index) lastNumber(role string) int {
 	return n
 }
 
-// changeIndex writes the index anew, whole or not at all, under a lock that
-// holds for all processes. change gets a copy that is its own.
-func (s *Store) changeIndex(change func(*v1.IndexManifest, *index) error) error {
+// lockIndex does something while no process changes the index.
+func (s *Store) lockIndex(do func() error) error {
 	lock, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return fmt.Errorf("lock image index: %w", err)
@@ -164,6 +163,16 @@ func (s *Store) changeIndex(change func(*v1.IndexManifest, *index) error) error 
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock image index: %w", err)
 	}
+	return do()
+}
+
+// changeIndex writes the index anew, whole or not at all, under a lock that
+// holds for all processes. change gets a copy that is its own.
+func (s *Store) changeIndex(change func(*v1.IndexManifest, *index) error) error {
+	return s.lockIndex(func() error { return s.changeLocked(change) })
+}
+
+func (s *Store) changeLocked(change func(*v1.IndexManifest, *index) error) error {
 	idx, err := s.readIndex(nil)
 	if err != nil {
 		return err

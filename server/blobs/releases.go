@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -92,6 +93,16 @@ func (s *Store) AddRelease(ctx context.Context, r dsas.Release) (dsas.Release, e
 	}
 	r.Created = r.Created.UTC().Truncate(time.Second)
 	err = s.changeIndex(func(raw *v1.IndexManifest, idx *index) error {
+		// A GC removes content under this lock.
+		content, err := s.Content(&r)
+		if err != nil {
+			return err
+		}
+		for _, d := range content {
+			if _, err := os.Stat(s.blobPath(d)); err != nil {
+				return fmt.Errorf("blob %s was removed meanwhile; build it again: %w", d.Short(), dsas.ErrNotFound)
+			}
+		}
 		last := idx.lastNumber(r.Role)
 		r.Number = last + 1
 		if e, ok := idx.byID[r.ID]; ok {

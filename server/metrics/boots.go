@@ -24,7 +24,7 @@ var kinds = []dsas.Kind{
 	dsas.KindLoaderFailed, dsas.KindInit, dsas.KindFetch, dsas.KindFetched, dsas.KindPartBad, dsas.KindConf, dsas.KindConfError,
 	dsas.KindSwitched, dsas.KindService, dsas.KindReady, dsas.KindFailed, dsas.KindLink, dsas.KindFiles, dsas.KindWarning,
 	dsas.KindLost, dsas.KindBack, dsas.KindInventory, dsas.KindPower, dsas.KindAssigned, dsas.KindChanged, dsas.KindSiteChanged,
-	dsas.KindUnknown, dsas.KindPublished, dsas.KindServer,
+	dsas.KindUnknown, dsas.KindPublished, dsas.KindCanary, dsas.KindPromoted, dsas.KindRolledBack, dsas.KindCanaryEnded, dsas.KindServer,
 }
 
 // steps are the parts of a boot whose duration its event has.

@@ -1,0 +1,307 @@
+package blobs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
+
+	"dsas"
+	"dsas/internal/diskio"
+)
+
+// GC says what GC is to remove.
+type GC struct {
+	// Unused gives those of releases that nobody needs. It is asked once more
+	// after they were taken out of the index: what was published, pinned or
+	// booted meanwhile goes back into it.
+	Unused func(ctx context.Context, releases []dsas.Release) ([]dsas.Digest, error)
+	// MinAge is how old content has to be that no release refers to: somebody
+	// may be about to. Zero: an hour.
+	MinAge time.Duration
+	// Settle is how long a server may go on with the index that it has read.
+	// Zero: a second.
+	Settle time.Duration
+	DryRun bool
+	// Waiting is called when builds have to end first; nil: nobody is told.
+	Waiting func()
+}
+
+// GCDone is what was removed, or would be.
+type GCDone struct {
+	Releases []string `json:"releases"` // names
+	Blobs    int      `json:"blobs"`
+	Bytes    int64    `json:"bytes"`
+	Young    int      `json:"young"` // blobs of no release that were left, since they are new
+}
+
+// Hold keeps GC from removing content until release is called, for who relies
+// on content that no release refers to yet. waiting, which may be nil, is called
+// where a GC that runs has to end first.
+func (s *Store) Hold(ctx context.Context, waiting func()) (release func(), err error) {
+	return s.lockUse(ctx, unix.LOCK_SH, waiting)
+}
+
+// lockUse takes the lock that users of content share and GC has alone.
+func (s *Store) lockUse(ctx context.Context, how int, waiting func()) (func(), error) {
+	// flock(2) asks for no right to write: who may only read can share it.
+	name := filepath.Join(s.dir, "gc.lock")
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock image store: %w", err)
+	}
+	for told := false; ; {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock image store: %w", err)
+		}
+		if !told && waiting != nil {
+			waiting()
+		}
+		told = true
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock image store: %w", ctx.Err())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// GC removes releases that nobody needs, and then the content that nothing in
+// the index refers to. The index goes first: killed in the middle, it leaves
+// content that the next one removes, and no release without its content.
+func (s *Store) GC(ctx context.Context, gc GC) (GCDone, error) {
+	fail := func(err error) (GCDone, error) { return GCDone{}, fmt.Errorf("remove unused images: %w", err) }
+	if gc.MinAge == 0 {
+		gc.MinAge = time.Hour
+	}
+	if gc.Settle == 0 {
+		gc.Settle = time.Second
+	}
+	if !gc.DryRun {
+		unlock, err := s.lockUse(ctx, unix.LOCK_EX, gc.Waiting)
+		if err != nil {
+			return fail(err)
+		}
+		defer unlock()
+	}
+	s.forget()
+	all, err := s.Releases()
+	if err != nil {
+		return fail(err)
+	}
+	unused, err := gc.Unused(ctx, all)
+	if err != nil {
+		return fail(err)
+	}
+	if len(unused) > 0 && !gc.DryRun {
+		if unused, err = s.drop(ctx, gc, all, unused); err != nil {
+			return fail(err)
+		}
+	}
+	done := GCDone{Releases: []string{}}
+	for _, r := range all {
+		if slices.Contains(unused, r.ID) {
+			done.Releases = append(done.Releases, r.Name())
+		}
+	}
+	if err := s.sweepBlobs(ctx, gc, unused, &done); err != nil {
+		return fail(err)
+	}
+	return done, nil
+}
+
+// drop takes releases out of the index, and puts those back that are needed
+// after all.
+func (s *Store) drop(ctx context.Context, gc GC, all []dsas.Release, unused []dsas.Digest) ([]dsas.Digest, error) {
+	var lines []v1.Descriptor
+	err := s.changeIndex(func(raw *v1.IndexManifest, _ *index) error {
+		raw.Manifests, lines = split(raw.Manifests, unused)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	// From here on it is done or undone, whatever becomes of ctx.
+	select {
+	case <-time.After(gc.Settle):
+	case <-ctx.Done():
+	}
+	still, err := gc.Unused(ctx, all)
+	if err != nil {
+		still = nil // nothing is known: all go back
+	}
+	back := slices.DeleteFunc(slices.Clone(unused), func(d dsas.Digest) bool { return slices.Contains(still, d) })
+	if len(back) > 0 {
+		undo := s.changeIndex(func(raw *v1.IndexManifest, _ *index) error {
+			_, again := split(lines, back)
+			for _, l := range again {
+				taken := func(m v1.Descriptor) bool { return m.Annotations[noteRef] == l.Annotations[noteRef] }
+				if !slices.ContainsFunc(raw.Manifests, taken) {
+					raw.Manifests = append(raw.Manifests, l)
+				}
+			}
+			return nil
+		})
+		err = errors.Join(err, undo)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(unused), func(d dsas.Digest) bool { return slices.Contains(back, d) }), nil
+}
+
+// split parts an index's lines into those of other things and those of releases.
+func split(lines []v1.Descriptor, releases []dsas.Digest) (others, of []v1.Descriptor) {
+	others = []v1.Descriptor{} // the specification wants an array
+	for _, l := range lines {
+		if slices.Contains(releases, dsas.Digest(l.Annotations[noteRelease])) {
+			of = append(of, l)
+		} else {
+			others = append(others, l)
+		}
+	}
+	return others, of
+}
+
+// sweepBlobs removes what nothing in the index refers to. AddRelease looks under
+// the same lock whether its content is there, so neither undoes the other.
+func (s *Store) sweepBlobs(ctx context.Context, gc GC, unused []dsas.Digest, done *GCDone) error {
+	return s.lockIndex(func() error {
+		idx, err := s.readIndex(nil)
+		if err != nil {
+			return err
+		}
+		lines, _ := split(idx.raw.Manifests, unused) // of a dry run they are still there
+		used := marks{store: s, seen: map[dsas.Digest]bool{}}
+		for _, l := range lines {
+			if err := used.mark(l); err != nil {
+				return err
+			}
+		}
+		entries, err := os.ReadDir(s.blobDir())
+		if err != nil {
+			return err
+		}
+		defer diskio.SyncDir(s.blobDir())
+		for _, e := range entries {
+			d, err := dsas.ParseDigest("sha256:" + e.Name())
+			if err != nil || used.seen[d] {
+				continue // what is being written has another name
+			}
+			fi, err := e.Info()
+			if err != nil || !fi.Mode().IsRegular() {
+				continue
+			}
+			if time.Since(fi.ModTime()) < gc.MinAge {
+				done.Young++
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if !gc.DryRun {
+				if err := os.Remove(filepath.Join(s.blobDir(), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+			}
+			done.Blobs++
+			done.Bytes += fi.Size()
+		}
+		return nil
+	})
+}
+
+// marks collects what an index refers to, also by lines that are none of ours.
+type marks struct {
+	store *Store
+	seen  map[dsas.Digest]bool
+}
+
+// references are what OCI's manifests and indexes (manifest.md, image-index.md)
+// refer to. A subject is not among them: what speaks about an image does not
+// keep it.
+type references struct {
+	Config      *v1.Descriptor    `json:"config"`
+	Layers      []v1.Descriptor   `json:"layers"`
+	Manifests   []v1.Descriptor   `json:"manifests"`
+	Blobs       []v1.Descriptor   `json:"blobs"` // of artifact manifests, as they once were
+	Annotations map[string]string `json:"annotations"`
+}
+
+// mark marks d and, where it is a manifest or an index, what it refers to.
+func (m *marks) mark(d v1.Descriptor) error {
+	digest := dsas.Digest(d.Digest.String())
+	if m.seen[digest] {
+		return nil
+	}
+	m.seen[digest] = true
+	if _, err := dsas.ParseDigest(string(digest)); err != nil {
+		return nil // another hash: not in our folder
+	}
+	refs, err := m.read(digest)
+	if errors.Is(err, dsas.ErrNotFound) {
+		return nil // a layout need not be whole
+	}
+	if err != nil && (d.MediaType.IsImage() || d.MediaType.IsIndex() || d.MediaType == "") {
+		return fmt.Errorf("what %s refers to is not known, so nothing was removed; take its line out of %s if it is not needed: %w", digest.Short(), m.store.indexName(), err)
+	}
+	if err != nil {
+		return nil // JSON of another kind
+	}
+	next := slices.Concat(refs.Layers, refs.Manifests, refs.Blobs)
+	if refs.Config != nil {
+		next = append(next, *refs.Config)
+	}
+	if boot, err := v1.NewHash(refs.Annotations[noteBoot]); err == nil {
+		next = append(next, v1.Descriptor{MediaType: types.OCIManifestSchema1, Digest: boot})
+	}
+	for _, n := range next {
+		if err := m.mark(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read gives what a blob refers to: nothing where it is no JSON object.
+func (m *marks) read(d dsas.Digest) (refs references, err error) {
+	f, size, err := m.store.Blob(d)
+	if err != nil {
+		return refs, err
+	}
+	defer f.Close()
+	if size > maxJSON {
+		return refs, nil
+	}
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return refs, err
+	}
+	if b = bytes.TrimSpace(b); len(b) == 0 || b[0] != '{' {
+		return refs, nil
+	}
+	if err := json.Unmarshal(b, &refs); err != nil {
+		return refs, fmt.Errorf("%w: %w", err, dsas.ErrInvalid)
+	}
+	return refs, nil
+}
