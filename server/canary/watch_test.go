@@ -65,7 +65,9 @@ func (w *world) start() {
 		Release: func(d dsas.Digest) (*dsas.Release, error) {
 			return &dsas.Release{ID: d, Role: "web", Number: int(d[7] - '0')}, nil
 		},
-		Role: func(string, dsas.Digest) (dsas.Role, error) { return dsas.Role{BootTime: dsas.Duration(time.Minute)}, nil },
+		Role: func(string, dsas.Digest) (dsas.Role, error) {
+			return dsas.Role{BootTime: dsas.Duration(time.Minute)}, nil
+		},
 		Power: func(_ context.Context, n dsas.Node) error {
 			w.cycled = append(w.cycled, n.Name)
 			return nil
