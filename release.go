@@ -19,6 +19,7 @@ type Release struct {
 	Created  time.Time `json:"created"` // when it came into this store
 	Boot     BootSet   `json:"boot"`
 	Manifest Manifest  `json:"manifest"`
+	Signed   Signed    `json:"-"` // Manifest as it is signed
 }
 
 // Name is what people call a release: "web:7".

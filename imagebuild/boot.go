@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +27,9 @@ const (
 	mediaKernel   = "application/vnd.dsas.kernel"
 	mediaCpioZstd = "application/vnd.dsas.cpio+zstd"
 )
+
+// releaseKeys is where the init looks for public keys.
+const releaseKeys = "/etc/dsas/release-keys"
 
 // bootState remembers what a boot set was made of.
 type bootState struct {
@@ -76,7 +80,7 @@ func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 	if err != nil {
 		return none, err
 	}
-	inputs := key("boot", initSum, bbSum, k.id(), initramfsFolders, initramfsModules, fw)
+	inputs := key("boot", initSum, bbSum, k.id(), initramfsFolders, initramfsModules, fw, opt.Keys)
 	stateFile := filepath.Join(opt.Cache, "boot-state.json")
 	var state bootState
 	if readJSON(stateFile, &state) && state.Key == inputs && hasBoot(opt.Store, state.Boot) {
@@ -92,7 +96,7 @@ func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 	if err != nil {
 		return none, err
 	}
-	b := dsas.BootSet{Release: k.Release}
+	b := dsas.BootSet{Release: k.Release, Keys: slices.Sorted(maps.Values(opt.Keys))}
 	if b.Kernel, err = putFile(ctx, opt.Store, k.image(), "kernel", mediaKernel); err != nil {
 		return none, err
 	}
@@ -139,6 +143,9 @@ func programsCpio(ctx context.Context, opt *Options) (*archive, error) {
 		cp.symlink("bbin/"+c, "bb")
 	}
 	cp.symlink("bin/sh", "/bbin/gosh")
+	for id, k := range opt.Keys {
+		cp.file(strings.TrimPrefix(releaseKeys, "/")+"/"+id+".pub", 0o644, []byte("untrusted comment: dsas release key "+id+"\n"+k+"\n"))
+	}
 	return cp, nil
 }
 

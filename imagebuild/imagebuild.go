@@ -59,6 +59,10 @@ type Options struct {
 
 	InitPath string // static dsas-init, for BuildBoot
 	BBPath   string // u-root's commands as one program (bb/build.sh), for BuildBoot
+	// Keys are the public keys by one of which a release must be signed that boots
+	// with the initramfs, in minisign's base64, by ID. Without any, our init refuses
+	// every release.
+	Keys map[string]string
 
 	// Refresh asks the mirrors for newer packages now (of several builds in a
 	// row, the first does); else that happens when the lists are older than

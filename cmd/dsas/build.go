@@ -9,6 +9,7 @@ import (
 
 	"dsas"
 	"dsas/imagebuild"
+	"dsas/internal/signing"
 	"dsas/roles"
 	"dsas/server/blobs"
 )
@@ -21,6 +22,12 @@ type buildRequest struct {
 	// NoPublish leaves nodes with what they boot: somebody publishes later.
 	NoPublish bool
 	Progress  func(string)
+}
+
+func (r *buildRequest) say(line string) {
+	if r.Progress != nil {
+		r.Progress(line)
+	}
 }
 
 // built is what it made.
@@ -68,8 +75,13 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	if err != nil {
 		return out, err
 	}
+	keys := signing.Folder(cfg.Keys)
+	trusted, signers, err := releaseKeys(keys, req.say)
+	if err != nil {
+		return out, err
+	}
 	opt := imagebuild.Options{
-		Store: store, Cache: cfg.path("cache"), InitPath: initPath, BBPath: bbPath,
+		Store: store, Cache: cfg.path("cache"), InitPath: initPath, BBPath: bbPath, Keys: initramfsKeys(trusted),
 		Refresh: req.Refresh, Progress: req.Progress,
 	}
 	if out.Boot, err = imagebuild.BuildBoot(ctx, opt); err != nil {
@@ -81,6 +93,9 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 			return out, err
 		}
 		out.Releases = append(out.Releases, r)
+	}
+	if err := signBuilt(ctx, store, keys, signers, out.Releases, req.say); err != nil {
+		return out, err
 	}
 	if req.NoPublish {
 		return out, nil

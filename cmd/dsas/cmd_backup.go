@@ -140,6 +140,7 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 		cfg = config{}
 		override(&cfg.State, c.State)
 		override(&cfg.Roles, c.Roles)
+		override(&cfg.Keys, c.Keys)
 		cfg.setDefaults()
 	}
 	if c.Finish == (c.File != "") {

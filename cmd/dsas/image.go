@@ -17,6 +17,8 @@ type imageCmd struct {
 	Rollback imageRollbackCmd `cmd:"" help:"Have roles' nodes boot what they booted before."`
 	Pin      imagePinCmd      `cmd:"" help:"Have nodes boot one release, whatever is published."`
 	Unpin    imageUnpinCmd    `cmd:"" help:"Have nodes follow their role again."`
+	Sign     imageSignCmd     `cmd:"" help:"Sign releases, without which no node takes them."`
+	Key      imageKeyCmd      `cmd:"" help:"The keys that releases are signed by."`
 }
 
 // Help explains the words.
@@ -78,6 +80,9 @@ func releaseState(v dsas.ReleaseView) cell {
 	if len(v.Pinned) > 0 {
 		words = append(words, "pinned")
 	}
+	if v.Refused != "" {
+		words, colour = append(words, "refused"), red
+	}
 	return cell{or(strings.Join(words, ", ")), colour}
 }
 
@@ -107,6 +112,11 @@ func (cmd *imageShowCmd) Run(ctx context.Context, a *app) error {
 	t.row("size", fmt.Sprintf("%s, %s unpacked", size(v.Manifest.Size()), size(v.Manifest.Unpacked())))
 	if v.Manifest.Memory > 0 {
 		t.row("memory", size(v.Manifest.Memory)+" beside the image")
+	}
+	if v.Refused == "" {
+		t.row("signed", "by a key that is trusted")
+	} else {
+		t.row("refused", clean(v.Refused))
 	}
 	t.row("running", names(v.Running))
 	t.row("assigned", names(v.Assigned))
