@@ -209,3 +209,48 @@ func TestSyncUnsigned(t *testing.T) {
 		t.Errorf("Sync once the key is trusted = %v, %v; want it published", changed, err)
 	}
 }
+
+// TestBackupKeys: what signs releases comes back with a restore, for root alone,
+// and what was signed by it is still good.
+func TestBackupKeys(t *testing.T) {
+	from, to := newServedBox(t), newOpsBox(t)
+	s := from.store()
+	defer s.Close()
+	keys := signing.Folder(filepath.Join(from.etc, "keys"))
+	list, signers, err := releaseKeys(keys, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	images, err := blobs.Open(filepath.Join(from.state, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &signingBox{T: t, store: images}
+	rel := b.release("one", list[0].String())
+	if _, _, err := signRelease(t.Context(), images, signers, rel.ID); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "b")
+	from.must("backup", "--images", file)
+	to.must("restore", file)
+	again := signing.Folder(filepath.Join(to.etc, "keys"))
+	if s, err := again.Signers(); err != nil || len(s) != 1 || !s[0].Key().Equal(list[0].PublicKey) {
+		t.Errorf("keys after a restore = %v, %v; want the one that was backed up", s, err)
+	}
+	for ext, mode := range map[string]os.FileMode{signing.KeyExt: 0o600, signing.PubExt: 0o644} {
+		if fi, err := os.Stat(filepath.Join(string(again), list[0].KeyID()+ext)); err != nil || fi.Mode().Perm() != mode {
+			t.Errorf("restored *%s: %v, %v; want mode %o", ext, fi, err, mode)
+		}
+	}
+	restored, err := blobs.Open(filepath.Join(to.state, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := restored.Release(rel.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bootable(r, signing.Keys{list[0].Key}); err != nil {
+		t.Errorf("the restored release: %v; want its signature with it", err)
+	}
+}
