@@ -20,6 +20,7 @@ import (
 
 	"dsas"
 	"dsas/initramfs/modindex"
+	"dsas/internal/signing"
 )
 
 // Media types of the boot set's parts; OCI has none for them.
@@ -27,9 +28,6 @@ const (
 	mediaKernel   = "application/vnd.dsas.kernel"
 	mediaCpioZstd = "application/vnd.dsas.cpio+zstd"
 )
-
-// releaseKeys is where the init looks for public keys.
-const releaseKeys = "/etc/dsas/release-keys"
 
 // bootState remembers what a boot set was made of.
 type bootState struct {
@@ -144,7 +142,7 @@ func programsCpio(ctx context.Context, opt *Options) (*archive, error) {
 	}
 	cp.symlink("bin/sh", "/bbin/gosh")
 	for id, k := range opt.Keys {
-		cp.file(strings.TrimPrefix(releaseKeys, "/")+"/"+id+".pub", 0o644, []byte("untrusted comment: dsas release key "+id+"\n"+k+"\n"))
+		cp.file(strings.TrimPrefix(signing.InitramfsKeys, "/")+"/"+id+signing.PubExt, 0o644, []byte("untrusted comment: dsas release key "+id+"\n"+k+"\n"))
 	}
 	return cp, nil
 }

@@ -117,13 +117,8 @@ func bootable(r *dsas.Release, trusted signing.Keys) error {
 		}
 	}
 	if _, _, err := usable.Check(r.Signed, r.Name(), r.Role); err != nil {
-		return fmt.Errorf("%w; on the server, as root: dsas image sign %s: %w", cause(err), r.Name(), dsas.ErrConflict)
+		// Nodes would deny it; to the operator nothing is denied.
+		return fmt.Errorf("%v; on the server, as root: dsas image sign %s: %w", err, r.Name(), dsas.ErrConflict)
 	}
 	return nil
-}
-
-// cause is err without what it wraps: of a release that nodes would deny, the
-// operator is not denied anything.
-func cause(err error) error {
-	return fmt.Errorf("%s", strings.TrimSuffix(err.Error(), ": "+dsas.ErrDenied.Error()))
 }

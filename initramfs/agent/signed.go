@@ -32,7 +32,7 @@ func (b *boot) signedRelease(folder string) error {
 	}
 	m, st, err := keys.Check(b.cfg.Signed, b.cfg.Release, b.cfg.Role.Name)
 	if err != nil {
-		return fmt.Errorf("release refused: %w: on the server, see dsas image show %s; as root, dsas image sign %s", err, b.cfg.Release, b.cfg.Release)
+		return fmt.Errorf("release refused: %w; on the server, see dsas image show %s; as root, dsas image sign %s", err, b.cfg.Release, b.cfg.Release)
 	}
 	sum := sha256.Sum256(b.cfg.Signed.Manifest)
 	m.Digest = dsas.Digest("sha256:" + hex.EncodeToString(sum[:]))

@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"dsas/server/blobs":      {"dsas/internal/diskio"},
 	"dsas/server/backup":     {"dsas/internal/diskio"},
 	"dsas/server/store":      {"dsas/internal/diskio"},
-	"dsas/imagebuild":        {"dsas/initramfs/modindex"},
+	"dsas/imagebuild":        {"dsas/initramfs/modindex", "dsas/internal/signing"},
 	"dsas/client":            {"dsas/client/sign"},
 	"dsas/initramfs/disk":    {"dsas/initramfs/uevent"},
 	"dsas/initramfs/kmod":    {"dsas/initramfs/modindex", "dsas/initramfs/uevent"},

@@ -127,9 +127,20 @@ func (s Statement) String() string {
 	return fmt.Sprintf("release %s, signed %s by key %s", s.Release, s.Time.UTC().Format("2006-01-02 15:04"), s.Key)
 }
 
+// Refused says why a release is not taken. It wraps dsas.ErrDenied.
+type Refused struct{ Reason string }
+
+// Error implements error.
+func (e *Refused) Error() string { return e.Reason }
+
+// Unwrap makes it a dsas.ErrDenied.
+func (e *Refused) Unwrap() error { return dsas.ErrDenied }
+
+func refused(format string, args ...any) error { return &Refused{fmt.Sprintf(format, args...)} }
+
 // Check wants a signature of s.Manifest by one of the keys that names the
 // release, "web:7", and gives what the manifest says; role is what the node is to
-// be. Nothing that is not signed is used. Its error wraps dsas.ErrDenied and says
+// be. Nothing that is not signed is used. Its error is a *Refused and says
 // what is wrong with each of the signatures.
 func (ks Keys) Check(s dsas.Signed, release, role string) (dsas.Manifest, Statement, error) {
 	st, err := ks.statement(s, release)
@@ -138,20 +149,20 @@ func (ks Keys) Check(s dsas.Signed, release, role string) (dsas.Manifest, Statem
 	}
 	m, err := dsas.ParseImageManifest(s.Manifest)
 	if err != nil {
-		return dsas.Manifest{}, Statement{}, fmt.Errorf("release %s: its signature is good and its manifest is not: %w: %w", release, err, dsas.ErrDenied)
+		return dsas.Manifest{}, Statement{}, refused("release %s: its signature is good and its manifest is not: %v", release, err)
 	}
 	if m.Role != role {
-		return dsas.Manifest{}, Statement{}, fmt.Errorf("release %s: what is signed is an image of role %s, not of %s: %w", release, m.Role, role, dsas.ErrDenied)
+		return dsas.Manifest{}, Statement{}, refused("release %s: what is signed is an image of role %s, not of %s", release, m.Role, role)
 	}
 	return m, st, nil
 }
 
 func (ks Keys) statement(s dsas.Signed, release string) (Statement, error) {
 	if len(ks) == 0 {
-		return Statement{}, fmt.Errorf("release %s: there is no release key that is trusted here: %w", release, dsas.ErrDenied)
+		return Statement{}, refused("release %s: there is no release key that is trusted here", release)
 	}
 	if len(s.Signatures) == 0 {
-		return Statement{}, fmt.Errorf("release %s is not signed: %w", release, dsas.ErrDenied)
+		return Statement{}, refused("release %s is not signed", release)
 	}
 	var reasons []string
 	for _, text := range s.Signatures {
@@ -166,7 +177,7 @@ func (ks Keys) statement(s dsas.Signed, release string) (Statement, error) {
 			reasons = append(reasons, r)
 		}
 	}
-	return Statement{}, fmt.Errorf("release %s: %s: %w", release, strings.Join(reasons, "; "), dsas.ErrDenied)
+	return Statement{}, refused("release %s: %s", release, strings.Join(reasons, "; "))
 }
 
 // verify proves one signature and reads what it says.

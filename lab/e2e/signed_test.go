@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -59,6 +60,14 @@ func testSigned(t *testing.T, r *rack, b *box) {
 
 	index := filepath.Join(r.state, "images", "index.json")
 	unsign(t, index, v.Manifest.Digest)
+	eventually(t, "the server sees it", func() error { // it looks ten times a second
+		var now dsas.ReleaseView
+		decode(t, r.dsas(t, "image", "show", v.Name, "--json"), &now)
+		if !strings.Contains(now.Refused, v.Name+" is not signed") {
+			return fmt.Errorf("image show: refused %q", now.Refused)
+		}
+		return nil
+	})
 	if out, err := r.try("image", "pin", v.Name, b.Name()); err == nil || !strings.Contains(err.Error(), "dsas image sign "+v.Name) {
 		t.Errorf("image pin of what is not signed = %q, %v; want it refused with the way out", out, err)
 	}
