@@ -31,7 +31,7 @@ BENCH_PACKAGES := kea-dhcp4-server dnsmasq-base nginx-light tftp-hpa atftp libwr
 # Peers that are unpacked, not installed: their packages would start them.
 BENCH_PEERS := tftpd-hpa atftpd
 TEST_PACKAGES := busybox qemu-system-arm qemu-efi-aarch64 chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
-	e2fsprogs xfsprogs fdisk dhcpcd-base isc-dhcp-relay systemd binutils
+	e2fsprogs xfsprogs fdisk dhcpcd-base isc-dhcp-relay systemd binutils minisign
 
 # One step installs what the next one needs.
 .NOTPARALLEL:

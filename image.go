@@ -85,6 +85,9 @@ type BootSet struct {
 	Initramfs Part   `json:"initramfs"`
 	Firmware  *Part  `json:"firmware,omitempty"` // optional second cpio: NIC firmware, microcode
 	Digest    Digest `json:"digest,omitempty"`   // of its OCI manifest
+	// Keys are the public keys in the initramfs, by one of which a release must
+	// be signed that boots with it; none in one of before releases were signed.
+	Keys []string `json:"keys,omitempty"`
 }
 
 // Parts lists what there is of b.

@@ -11,8 +11,9 @@ type NodeConfig struct {
 	Node     string    `json:"node"`
 	Boot     string    `json:"boot"`
 	Role     Role      `json:"role"`
-	Release  string    `json:"release"` // "web:7", for people
-	Manifest Manifest  `json:"manifest"`
+	Release  string    `json:"release"`  // "web:7", for people; it stands in the signatures too
+	Manifest Manifest  `json:"manifest"` // for an initramfs that checks no signatures; others take Signed's
+	Signed   Signed    `json:"signed"`
 	Conf     string    `json:"conf"`  // text of /etc/dsas.conf
 	Files    []File    `json:"files"` // rendered templates, resolv.conf, hosts, host keys, authorized keys
 	Time     time.Time `json:"time"`  // the server's clock

@@ -23,6 +23,7 @@ type Release struct {
 	// as package roles freezes it. Empty: an image that was not built here, for
 	// which the server's own is taken.
 	Definition []byte `json:"-"`
+	Signed     Signed `json:"-"` // Manifest as it is signed
 }
 
 // Name is what people call a release: "web:7".

@@ -44,6 +44,8 @@ type ReleaseView struct {
 	Pinned   []string `json:"pinned,omitempty"`   // nodes
 	Assigned []string `json:"assigned,omitempty"` // nodes that would boot it now
 	Running  []string `json:"running,omitempty"`  // nodes whose newest boot began with it
+	// Refused says why it cannot be published, "" where it can: its signature.
+	Refused string `json:"refused,omitempty"`
 }
 
 // NodeRelease is what a node runs and would boot, by the names of the releases.

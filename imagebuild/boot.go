@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 
 	"dsas"
 	"dsas/initramfs/modindex"
+	"dsas/internal/signing"
 )
 
 // Media types of the boot set's parts; OCI has none for them.
@@ -76,7 +78,7 @@ func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 	if err != nil {
 		return none, err
 	}
-	inputs := key("boot", initSum, bbSum, k.id(), initramfsFolders, initramfsModules, fw)
+	inputs := key("boot", initSum, bbSum, k.id(), initramfsFolders, initramfsModules, fw, opt.Keys)
 	stateFile := filepath.Join(opt.Cache, "boot-state.json")
 	var state bootState
 	if readJSON(stateFile, &state) && state.Key == inputs && hasBoot(opt.Store, state.Boot) {
@@ -92,7 +94,7 @@ func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 	if err != nil {
 		return none, err
 	}
-	b := dsas.BootSet{Release: k.Release}
+	b := dsas.BootSet{Release: k.Release, Keys: slices.Sorted(maps.Values(opt.Keys))}
 	if b.Kernel, err = putFile(ctx, opt.Store, k.image(), "kernel", mediaKernel); err != nil {
 		return none, err
 	}
@@ -139,6 +141,9 @@ func programsCpio(ctx context.Context, opt *Options) (*archive, error) {
 		cp.symlink("bbin/"+c, "bb")
 	}
 	cp.symlink("bin/sh", "/bbin/gosh")
+	for id, k := range opt.Keys {
+		cp.file(strings.TrimPrefix(signing.InitramfsKeys, "/")+"/"+id+signing.PubExt, 0o644, []byte("untrusted comment: dsas release key "+id+"\n"+k+"\n"))
+	}
 	return cp, nil
 }
 

@@ -95,7 +95,7 @@ func blobPath(t *testing.T, s *blobs.Store, d dsas.Digest) string {
 func bootOptions(t *testing.T, store *blobs.Store) Options {
 	return Options{
 		Store: store, Cache: filepath.Join(cacheDir(t), "cache"),
-		InitPath: buildToyInit(t), BBPath: bbProgram(t),
+		InitPath: buildToyInit(t), BBPath: bbProgram(t), Keys: map[string]string{"0123": "RWQtest"},
 		Progress: func(line string) { t.Log(line) },
 	}
 }
@@ -118,6 +118,10 @@ func TestBuildBoot(t *testing.T) {
 		t.Errorf("initramfs has %d bytes; want at most %d", b.Initramfs.Size, max)
 	}
 
+	if want := []string{"RWQtest"}; !slices.Equal(b.Keys, want) {
+		t.Errorf("keys of the initramfs = %q; want %q", b.Keys, want)
+	}
+
 	start = time.Now()
 	again, err := BuildBoot(t.Context(), opt)
 	if err != nil || again.Initramfs.Digest != b.Initramfs.Digest {
@@ -137,7 +141,7 @@ func checkCpioList(t *testing.T, store *blobs.Store, b dsas.BootSet) {
 	}
 	for _, want := range []string{
 		`-rwxr-xr-x +1 root +root .* init`, `-rwxr-xr-x .* bbin/bb`, `l.* bbin/ls -> bb`, `l.* bin/sh -> /bbin/gosh`,
-		`-rw-r--r-- .* etc/dsas-modules.json`, `drwxr-xr-x .* sysroot`,
+		`-rw-r--r-- .* etc/dsas-modules.json`, `-rw-r--r-- .* etc/dsas/release-keys/0123.pub`, `drwxr-xr-x .* sysroot`,
 		`/e1000e\.ko`, `/igb\.ko`, `/ixgbe\.ko`, `/ice\.ko`, `/i40e\.ko`, `/mlx5_core\.ko`, `/bnxt_en\.ko`, `/tg3\.ko`, `/r8169\.ko`,
 		`/ena\.ko`, `/gve\.ko`, `/vmxnet3\.ko`, `/hv_netvsc\.ko`, `/xen-netfront\.ko`, `/virtio_net\.ko`,
 		`/bonding\.ko`, `/8021q\.ko`, `/overlay\.ko`, `/i6300esb\.ko`, `/iTCO_wdt\.ko`, `/softdog\.ko`,

@@ -59,6 +59,10 @@ type Options struct {
 
 	InitPath string // static dsas-init, for BuildBoot
 	BBPath   string // u-root's commands as one program (bb/build.sh), for BuildBoot
+	// Keys are the public keys by one of which a release must be signed that boots
+	// with the initramfs, in minisign's base64, by ID. Without any, our init refuses
+	// every release.
+	Keys map[string]string
 
 	// Locks is the folder of the base's lock, and of those roles whose
 	// definition names no place for theirs; empty: "locks" in the cache.

@@ -144,6 +144,8 @@ func (releases) Find(ref dsas.ReleaseRef) (*dsas.Release, error) {
 	return nil, fmt.Errorf("release %s: %w", ref, dsas.ErrNotFound)
 }
 
+func (releases) Bootable(*dsas.Release) error { return nil }
+
 func (releases) Sync(context.Context) ([]dsas.Published, error) { return nil, nil }
 
 func digest(of string) dsas.Digest {

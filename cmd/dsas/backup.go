@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dsas"
+	"dsas/internal/signing"
 	"dsas/server/backup"
 	"dsas/server/blobs"
 	"dsas/server/store"
@@ -24,6 +25,7 @@ const (
 	inKeys    = "etc/authorized_keys"
 	inConsole = "etc/console-password"
 	inRoles   = "roles"
+	inRelKeys = "keys"
 	inImages  = "images"
 	inBlobs   = "images/blobs/sha256"
 )
@@ -143,6 +145,9 @@ func addConfig(m *backup.Manifest, req backupRequest) error {
 			return err
 		}
 	}
+	if err := addReleaseKeys(m, req); err != nil {
+		return err
+	}
 	return m.AddTree(inRoles, req.Config.Roles, func(path string) {
 		req.Warn(path + " is neither file, link nor folder, and not in the backup")
 	})
@@ -160,6 +165,33 @@ func holdImages(ctx context.Context, dir string) (letGo func(), err error) {
 		return func() {}, nil
 	}
 	return letGo, err
+}
+
+// addReleaseKeys puts in the keys of releases. Who is not root gets the public
+// ones: the server must not be able to sign.
+func addReleaseKeys(m *backup.Manifest, req backupRequest) error {
+	entries, err := os.ReadDir(req.Config.Keys)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext != signing.PubExt && ext != signing.KeyExt {
+			continue
+		}
+		path := filepath.Join(req.Config.Keys, e.Name())
+		err := m.Add(inRelKeys+"/"+e.Name(), path)
+		if errors.Is(err, fs.ErrPermission) {
+			req.Warn(path + " is root's, and not in the backup: make it as root, or releases cannot be signed after a restore")
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // addImages lists the releases, and with content adds all of them.

@@ -72,7 +72,7 @@ func newOpsBox(t *testing.T) opsBox {
 
 // args gives a command line for this box.
 func (b opsBox) args(words ...string) []string {
-	return append(words[:1:1], append([]string{"--config", b.config, "--state", b.state, "--roles-dir", filepath.Join(b.etc, "roles")}, words[1:]...)...)
+	return append(words[:1:1], append([]string{"--config", b.config, "--state", b.state, "--roles-dir", filepath.Join(b.etc, "roles"), "--keys-dir", filepath.Join(b.etc, "keys")}, words[1:]...)...)
 }
 
 func (b opsBox) run(words ...string) (string, error) {

@@ -9,6 +9,7 @@ import (
 
 	"dsas"
 	"dsas/imagebuild"
+	"dsas/internal/signing"
 	"dsas/roles"
 	"dsas/server/blobs"
 )
@@ -23,6 +24,12 @@ type buildRequest struct {
 	NoPublish bool
 	Progress  func(string)
 	Fraction  func(done, total int64)
+}
+
+func (r *buildRequest) say(line string) {
+	if r.Progress != nil {
+		r.Progress(line)
+	}
 }
 
 // built is what it made.
@@ -84,8 +91,13 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	if err != nil {
 		return out, err
 	}
+	keys := signing.Folder(cfg.Keys)
+	trusted, signers, err := releaseKeys(keys, req.say)
+	if err != nil {
+		return out, err
+	}
 	opt := imagebuild.Options{
-		Store: store, Cache: cfg.path("cache"), InitPath: initPath, BBPath: bbPath,
+		Store: store, Cache: cfg.path("cache"), InitPath: initPath, BBPath: bbPath, Keys: initramfsKeys(trusted),
 		Refresh: req.Refresh, Progress: req.Progress, Fraction: req.Fraction, Allow: req.Allow, Locks: cfg.path("locks"),
 		Report: func(r imagebuild.Report) { out.Reports = append(out.Reports, r) },
 	}
@@ -109,6 +121,9 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 			return out, errors.Join(append(failed, err)...)
 		}
 		out.Releases = append(out.Releases, r)
+	}
+	if err := signBuilt(ctx, store, keys, signers, out.Releases, req.say); err != nil {
+		return out, errors.Join(append(failed, err)...)
 	}
 	if len(failed) > 0 || req.NoPublish {
 		return out, errors.Join(failed...)

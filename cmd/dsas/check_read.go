@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"dsas/internal/signing"
 )
 
 // reader is a user as file modes see it. Access lists (acl(5)) are not looked at.
@@ -109,6 +111,8 @@ func (c *checker) forServer() {
 			})
 		}
 	}
+	public, _ := filepath.Glob(filepath.Join(c.cfg.Keys, "*"+signing.PubExt)) // the pattern is well-formed
+	paths = append(paths, public...)
 	var bad []string
 	for _, p := range paths {
 		if p == "" {

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"dsas/internal/signing"
 )
 
 // TestCheckForServer: what root may read is not what the service may.
@@ -18,14 +20,16 @@ func TestCheckForServer(t *testing.T) {
 	defer os.RemoveAll(top)
 	const nobody = 65534
 	loaders, keys := filepath.Join(top, "state", "loaders"), filepath.Join(top, "keys")
-	for _, err := range []error{os.Chmod(top, 0o755), os.MkdirAll(loaders, 0o755), os.Chown(filepath.Join(top, "state"), nobody, nobody),
+	release := filepath.Join(top, "release")
+	pub := filepath.Join(release, "01"+signing.PubExt)
+	for _, err := range []error{os.MkdirAll(release, 0o755), os.WriteFile(pub, nil, 0o644), os.WriteFile(filepath.Join(release, "01"+signing.KeyExt), nil, 0o600), os.Chmod(top, 0o755), os.MkdirAll(loaders, 0o755), os.Chown(filepath.Join(top, "state"), nobody, nobody),
 		os.WriteFile(keys, nil, 0o644), os.WriteFile(filepath.Join(loaders, "shimx64.efi"), nil, 0o644)} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
 	check := func() *checker {
-		c := &checker{cfg: config{State: filepath.Join(top, "state"), Roles: filepath.Join(top, "roles"), AuthorizedKeys: keys}}
+		c := &checker{cfg: config{State: filepath.Join(top, "state"), Roles: filepath.Join(top, "roles"), Keys: release, AuthorizedKeys: keys}}
 		c.forServer()
 		return c
 	}
@@ -41,6 +45,7 @@ func TestCheckForServer(t *testing.T) {
 		{keys, 0o600, nobody, levelOK},
 		{filepath.Join(loaders, "shimx64.efi"), 0o600, 0, levelFail},
 		{loaders, 0o744, 0, levelFail},
+		{pub, 0o600, 0, levelFail},
 		{top, 0o700, 0, levelFail},
 	} {
 		before, err := os.Stat(c.path)

@@ -91,7 +91,7 @@ func newCLI(t *testing.T) *cliTest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.releases = &releases{Store: images, state: s, log: log}
+	c.releases = &releases{Store: images, state: s, log: log, keys: testKeys(t)}
 	done := make(chan struct{})
 	handler := api.New(api.Deps{
 		Store: s, Power: c.power, Roles: testRoles{}, Releases: c.releases, Tokens: s, Done: done, Log: log,

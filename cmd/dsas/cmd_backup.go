@@ -22,9 +22,9 @@ type backupCmd struct {
 // Help gives the examples.
 func (*backupCmd) Help() string {
 	return `Copies the server's state into one file, also while the server runs: the
-database as it is at one moment, the key that opens its secrets, certificate,
-configuration and your own roles, and which images are current. As root, on the
-server itself.
+database as it is at one moment, the key that opens its secrets, the keys that
+sign releases, certificate, configuration and your own roles, and which images
+are current. As root, on the server itself.
 
 WHOEVER HAS THE FILE HAS EVERY SECRET: it has the key in it, without which the
 database would be of no use as a backup. It is made with mode 0600; encrypt it
@@ -140,6 +140,7 @@ func (c *restoreCmd) Run(ctx context.Context, a *app) error {
 		cfg = config{}
 		override(&cfg.State, c.State)
 		override(&cfg.Roles, c.Roles)
+		override(&cfg.Keys, c.Keys)
 		cfg.setDefaults()
 	}
 	if c.Finish == (c.File != "") {

@@ -21,6 +21,7 @@ type configFlags struct {
 	Config string `help:"Configuration file." default:"/etc/dsas/dsas.yaml" env:"DSAS_CONFIG" placeholder:"FILE"`
 	State  string `help:"State folder (default /var/lib/dsas)." env:"DSAS_STATE" placeholder:"DIR"`
 	Roles  string `help:"Folder of your own role definitions (default /etc/dsas/roles)." name:"roles-dir" env:"DSAS_ROLES" placeholder:"DIR"`
+	Keys   string `help:"Folder of the keys that releases are signed by (default /etc/dsas/keys)." name:"keys-dir" env:"DSAS_KEYS" placeholder:"DIR"`
 }
 
 // load reads the file and puts the flags over it.
@@ -31,6 +32,7 @@ func (f *configFlags) load() (config, error) {
 	}
 	override(&c.State, f.State)
 	override(&c.Roles, f.Roles)
+	override(&c.Keys, f.Keys)
 	c.setDefaults()
 	return c, nil
 }

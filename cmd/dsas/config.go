@@ -31,6 +31,7 @@ type config struct {
 	State      string         `yaml:"state"`      // /var/lib/dsas
 	Socket     string         `yaml:"socket"`     // /run/dsas/dsas.sock
 	Roles      string         `yaml:"roles"`      // /etc/dsas/roles
+	Keys       string         `yaml:"keys"`       // of releases: /etc/dsas/keys
 	Listen     string         `yaml:"listen"`     // operators: 127.0.0.1:8443
 	Netns      string         `yaml:"netns"`      // boot listeners are opened in this namespace (the lab)
 	Interfaces []string       `yaml:"interfaces"` // boot listeners answer on these alone
@@ -206,6 +207,7 @@ func (c *config) setDefaults() {
 	def(&c.State, "/var/lib/dsas")
 	def(&c.Socket, "/run/dsas/dsas.sock")
 	def(&c.Roles, "/etc/dsas/roles")
+	def(&c.Keys, defaultConfigDir+"/keys")
 	def(&c.Listen, "127.0.0.1:8443")
 	def(&c.Bond.Name, "bond0")
 	def(&c.Bond.Options, "mode=active-backup miimon=100")

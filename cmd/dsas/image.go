@@ -18,6 +18,8 @@ type imageCmd struct {
 	Pin      imagePinCmd      `cmd:"" help:"Have nodes boot one release, whatever is published."`
 	Unpin    imageUnpinCmd    `cmd:"" help:"Have nodes follow their role again."`
 	GC       imageGCCmd       `cmd:"" name:"gc" help:"Remove releases that nobody uses, and what belongs to none."`
+	Sign     imageSignCmd     `cmd:"" help:"Sign releases, without which no node takes them."`
+	Key      imageKeyCmd      `cmd:"" help:"The keys that releases are signed by."`
 }
 
 // Help explains the words.
@@ -79,6 +81,9 @@ func releaseState(v dsas.ReleaseView) cell {
 	if len(v.Pinned) > 0 {
 		words = append(words, "pinned")
 	}
+	if v.Refused != "" {
+		words, colour = append(words, "refused"), red
+	}
 	return cell{or(strings.Join(words, ", ")), colour}
 }
 
@@ -108,6 +113,11 @@ func (cmd *imageShowCmd) Run(ctx context.Context, a *app) error {
 	t.row("size", fmt.Sprintf("%s, %s unpacked", size(v.Manifest.Size()), size(v.Manifest.Unpacked())))
 	if v.Manifest.Memory > 0 {
 		t.row("memory", size(v.Manifest.Memory)+" beside the image")
+	}
+	if v.Refused == "" {
+		t.row("signed", "by a key that is trusted")
+	} else {
+		t.row("refused", clean(v.Refused))
 	}
 	t.row("running", names(v.Running))
 	t.row("assigned", names(v.Assigned))

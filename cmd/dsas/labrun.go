@@ -62,7 +62,7 @@ func runLab(ctx context.Context, req labRequest) error {
 		return err
 	}
 	cfg := config{
-		State: state, Listen: req.Listen, Socket: req.Socket, Netns: labName, Interfaces: []string{"core"}, AuthorizedKeys: keys + ".pub",
+		State: state, Keys: filepath.Join(state, "keys"), Listen: req.Listen, Socket: req.Socket, Netns: labName, Interfaces: []string{"core"}, AuthorizedKeys: keys + ".pub",
 		Bond: bondConfig{Options: "mode=active-backup arp_interval=500 arp_ip_target=10.77.0.1"}, Heartbeat: 5 * time.Second,
 		Variables: map[string]string{"LVSADDRESS": "10.77.0.1"},
 	}

@@ -31,7 +31,7 @@ func opsDaemon(t *testing.T) *daemon {
 	if d.blobs, err = blobs.Open(filepath.Join(b.state, "images")); err != nil {
 		t.Fatal(err)
 	}
-	d.rel = &releases{Store: d.blobs, state: d.store, log: d.log}
+	d.rel = &releases{Store: d.blobs, state: d.store, log: d.log, keys: testKeys(t)}
 	return d
 }
 

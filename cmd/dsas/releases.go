@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dsas"
+	"dsas/internal/signing"
 	"dsas/server/blobs"
 	"dsas/server/store"
 )
@@ -19,6 +20,8 @@ type releases struct {
 	*blobs.Store
 	state *store.Store
 	log   *slog.Logger
+	// keys gives the keys by one of which a release must be signed.
+	keys func() (signing.Keys, error)
 
 	syncing sync.Mutex
 }
@@ -35,6 +38,15 @@ func (r *releases) Assigned(node *dsas.Node, role string) (*dsas.Release, error)
 		return nil, nil // removed by hand; who asks is told that there is none
 	}
 	return rel, err
+}
+
+// Bootable tells why a release cannot be published: nodes would refuse it.
+func (r *releases) Bootable(rel *dsas.Release) error {
+	trusted, err := r.keys()
+	if err != nil {
+		return err
+	}
+	return bootable(rel, trusted)
 }
 
 // builder is who publishes what an image build has proposed.
@@ -55,7 +67,11 @@ func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
 		if r.state.Published(role).Proposed == id {
 			continue
 		}
-		if _, err := r.Release(id); err != nil {
+		rel, err := r.Release(id)
+		if err == nil {
+			err = r.Bootable(rel)
+		}
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"dsas"
+	"dsas/internal/signing"
 	"dsas/server/blobs"
 	"dsas/server/store"
 )
@@ -22,12 +23,17 @@ func addRelease(t *testing.T, s *blobs.Store, role, content string) dsas.Release
 		}
 		return dsas.Part{Digest: d, DiffID: d, Size: n, Title: title, MediaType: dsas.MediaTarZstd, Unpacked: unpacked}
 	}
-	r, err := s.AddRelease(t.Context(), dsas.Release{Role: role, Boot: dsas.BootSet{Release: "6.1", Kernel: part("kernel", "k", 0), Initramfs: part("initramfs", "i", 0)},
+	keys, signer := testKey(t)
+	r, err := s.AddRelease(t.Context(), dsas.Release{Role: role, Boot: dsas.BootSet{Release: "6.1", Keys: []string{keys[0].String()}, Kernel: part("kernel", "k", 0), Initramfs: part("initramfs", "i", 0)},
 		Manifest: dsas.Manifest{Kernel: "6.1", Parts: []dsas.Part{part("base", content, 9<<20)}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	signed, _, err := signRelease(t.Context(), s, []signing.Signer{signer}, r.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *signed
 }
 
 func openReleases(t *testing.T) *releases {
@@ -43,7 +49,7 @@ func openReleases(t *testing.T) *releases {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return &releases{Store: b, state: s, log: log}
+	return &releases{Store: b, state: s, log: log, keys: testKeys(t)}
 }
 
 // TestSync: what a build proposes is published once; a roll-back is not undone
@@ -84,7 +90,7 @@ func TestSync(t *testing.T) {
 		t.Fatal(err)
 	}
 	sync(0, "web:1")
-	again := &releases{Store: r.Store, state: r.state, log: r.log}
+	again := &releases{Store: r.Store, state: r.state, log: r.log, keys: r.keys}
 	if changed, err := again.Sync(t.Context()); err != nil || len(changed) != 0 {
 		t.Errorf("Sync after a restart = %v, %v; want nothing", changed, err)
 	}

@@ -323,6 +323,14 @@ func (r *restorer) plan() (backup.Plan, error) {
 			i.To = cfg.path("images", rest)
 		case r.req.NoConfig:
 			continue
+		case top == inRelKeys:
+			// The private ones stay root's alone: the server must not be able to sign.
+			i.To = filepath.Join(cmp.Or(restoredCfg.Keys, defaultConfigDir+"/keys"), filepath.Base(rest))
+			if i.To, err = filepath.Abs(i.To); err != nil {
+				return p, err
+			}
+			p.Items = append(p.Items, i)
+			continue
 		case f.Name == inConfig:
 			i.To = r.req.ConfigPath
 		case f.Name == inKeys:
@@ -378,6 +386,9 @@ func (r *restorer) restoredConfig() (config, error) {
 	c.setDefaults()
 	if r.req.Config.Roles != defaultConfigDir+"/roles" {
 		c.Roles = r.req.Config.Roles // as the flag says
+	}
+	if r.req.Config.Keys != defaultConfigDir+"/keys" {
+		c.Keys = r.req.Config.Keys
 	}
 	return c, nil
 }

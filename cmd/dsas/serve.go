@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dsas"
+	"dsas/internal/signing"
 	"dsas/roles"
 	"dsas/server"
 	"dsas/server/blobs"
@@ -144,7 +145,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	if d.store, err = store.Open(ctx, d.cfg.path("dsas.db"), d.cfg.path("key"), d.log); err != nil {
 		return err
 	}
-	d.rel = &releases{Store: d.blobs, state: d.store, log: d.log}
+	d.rel = &releases{Store: d.blobs, state: d.store, log: d.log, keys: func() (signing.Keys, error) { return signing.ReadKeys(d.cfg.Keys) }}
 	if _, err := d.rel.Sync(ctx); err != nil {
 		d.log.Error("releases", "err", err) // what is published already is served
 	}

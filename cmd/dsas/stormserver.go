@@ -24,6 +24,7 @@ import (
 
 	"dsas"
 	"dsas/client"
+	"dsas/internal/signing"
 	"dsas/lab"
 	"dsas/lab/storm"
 	"dsas/server/blobs"
@@ -157,6 +158,7 @@ func (c *labStormCmd) host(ctx context.Context, rate uint64, sizes [3]int64) (h 
 	conf := fmt.Sprintf(`state: %s
 socket: %s
 roles: %s
+keys: %s
 netns: %s
 interfaces: [boot]
 listen: 127.0.0.1:0
@@ -165,7 +167,7 @@ heartbeat: %s
 subnets:
   - prefix: %s
     pool: %s
-`, h.dir, h.socket(), filepath.Join(h.dir, "roles"), h.ns[0], c.Heartbeat, stormServer.Masked(), stormPool)
+`, h.dir, h.socket(), filepath.Join(h.dir, "roles"), h.keys(), h.ns[0], c.Heartbeat, stormServer.Masked(), stormPool)
 	return h, os.WriteFile(h.conf(), []byte(conf), 0o600)
 }
 
@@ -185,8 +187,9 @@ func emptyFolder(dir string) error {
 	return nil
 }
 
-func (h *stormHost) conf() string   { return filepath.Join(h.dir, "dsas.yaml") }
-func (h *stormHost) socket() string { return filepath.Join(h.dir, "sock") }
+func (h *stormHost) conf() string         { return filepath.Join(h.dir, "dsas.yaml") }
+func (h *stormHost) keys() signing.Folder { return signing.Folder(filepath.Join(h.dir, "keys")) }
+func (h *stormHost) socket() string       { return filepath.Join(h.dir, "sock") }
 
 func (h *stormHost) defers(fn func()) { h.cleanup = append(h.cleanup, fn) }
 
@@ -215,6 +218,13 @@ func (h *stormHost) images(ctx context.Context, role string, sizes [3]int64) err
 	r, err := store.AddRelease(ctx, dsas.Release{Role: role, Boot: dsas.BootSet{Release: "6.1.0-storm", Kernel: parts[0], Initramfs: parts[1]},
 		Manifest: dsas.Manifest{Kernel: "6.1.0-storm", Parts: parts[2:]}})
 	if err != nil {
+		return err
+	}
+	_, signers, err := releaseKeys(h.keys(), func(string) {})
+	if err != nil {
+		return err
+	}
+	if _, _, err := signRelease(ctx, store, signers, r.ID); err != nil {
 		return err
 	}
 	return store.Propose(r.ID)

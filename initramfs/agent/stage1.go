@@ -17,6 +17,7 @@ import (
 	"dsas/initramfs/modindex"
 	"dsas/initramfs/netcfg"
 	"dsas/initramfs/rootfs"
+	"dsas/internal/signing"
 )
 
 // sysroot is where the image is unpacked.
@@ -30,6 +31,7 @@ type boot struct {
 	node    *client.Node
 	out     *client.Outbox
 	cfg     dsas.NodeConfig
+	signed  signing.Statement // of the release
 	mods    *kmod.Loader
 	net     *netcfg.State
 	state   state
@@ -212,7 +214,6 @@ func (b *boot) takeConfig(ctx context.Context) error {
 	} else if off.Abs() >= time.Second {
 		b.con.Say("clock was off by %s, set to %s", off.Round(time.Second), time.Now().UTC().Format(time.RFC3339))
 	}
-	b.con.Say("role %s, image %s", b.cfg.Role.Name, b.cfg.Manifest.Digest.Short())
 	return nil
 }
 
@@ -229,6 +230,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // prepareRoot makes the role's root ready to switch to.
 func (b *boot) prepareRoot(ctx context.Context) error {
+	if err := b.checkRelease(signing.InitramfsKeys); err != nil {
+		return err
+	}
 	if err := b.fetch(ctx); err != nil {
 		return err
 	}
@@ -268,7 +272,7 @@ func (b *boot) fetch(ctx context.Context) error {
 		b.warn("%s", room.Warning)
 	}
 	b.event(dsas.Event{Kind: dsas.KindFetch, Bytes: size,
-		Message: fmt.Sprintf("image %s: %d parts, %d MiB, %d MiB unpacked", m.Digest.Short(), len(m.Parts), size>>20, unpacked>>20)})
+		Message: fmt.Sprintf("%s; image %s: %d parts, %d MiB, %d MiB unpacked", b.signed, m.Digest.Short(), len(m.Parts), size>>20, unpacked>>20)})
 	if err := rootfs.MountTmpfs(sysroot, room.Size); err != nil {
 		return err
 	}

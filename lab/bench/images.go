@@ -35,7 +35,7 @@ func (b *bench) build(ctx context.Context) (made builtImages, took time.Duration
 	// Options that are not set do not matter for a build, and so there is no
 	// configuration file yet.
 	conf := filepath.Join(b.state, "build.yaml")
-	if err := errors.Join(os.MkdirAll(b.state, 0o755), os.WriteFile(conf, fmt.Appendf(nil, "state: %s\nroles: %s\n", b.state, filepath.Join(b.state, "roles")), 0o644)); err != nil {
+	if err := errors.Join(os.MkdirAll(b.state, 0o755), os.WriteFile(conf, fmt.Appendf(nil, "state: %s\nroles: %s\nkeys: %s\n", b.state, filepath.Join(b.state, "roles"), filepath.Join(b.state, "keys")), 0o644)); err != nil {
 		return made, 0, err
 	}
 	var out, errOut bytes.Buffer

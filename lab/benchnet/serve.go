@@ -13,6 +13,7 @@ import (
 
 	"dsas"
 	"dsas/client"
+	"dsas/internal/signing"
 	"dsas/lab/load"
 	"dsas/server/blobs"
 )
@@ -90,6 +91,22 @@ func publish(ctx context.Context, state string, imageBytes int64) error {
 	if err != nil {
 		return err
 	}
+	// The server publishes nothing that is not signed.
+	keys := signing.Folder(filepath.Join(state, "keys"))
+	if _, err := keys.New(); err != nil {
+		return err
+	}
+	signers, err := keys.Signers()
+	if err != nil {
+		return err
+	}
+	text, err := signers[0].Sign(r.Signed.Manifest, r.Name(), time.Now())
+	if err != nil {
+		return err
+	}
+	if err := s.Sign(ctx, &r, signers[0].Key().KeyID(), text); err != nil {
+		return err
+	}
 	return s.Propose(r.ID)
 }
 
@@ -97,7 +114,7 @@ func publish(ctx context.Context, state string, imageBytes int64) error {
 // operators' socket answers.
 func (b *bench) startOurs(ctx context.Context, a *arena, state string, more ...string) (*ours, error) {
 	config := filepath.Join(state, "dsas.yaml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, "noConflictCheck: true # as the peers: dnsmasq --no-ping\nsubnets:\n- prefix: %s\n  server: %s\n  pool: %s-%s\n", subnetPrefix, serverAddr, poolFirst, poolLast), 0o644); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, "keys: %s\nnoConflictCheck: true # as the peers: dnsmasq --no-ping\nsubnets:\n- prefix: %s\n  server: %s\n  pool: %s-%s\n", filepath.Join(state, "keys"), subnetPrefix, serverAddr, poolFirst, poolLast), 0o644); err != nil {
 		return nil, err
 	}
 	// A socket's path is short (unix(7)), a checkout's may not be.

@@ -124,6 +124,7 @@ consolePasswordFile: %s
 state: %s
 socket: %s
 roles: %s
+keys: %s
 listen: 127.0.0.1:0
 netns: %s
 interfaces: [%s]
@@ -133,7 +134,7 @@ bond:
   options: mode=active-backup arp_interval=500 arp_ip_target=%s
 variables:
   LVSADDRESS: %s
-%s`, hash, r.state, r.sock, filepath.Join(r.state, "roles"), r.lab.Namespace(), r.lab.Core(), keys+".pub", r.lab.Address().Addr(), r.lab.Address().Addr(), more)
+%s`, hash, r.state, r.sock, filepath.Join(r.state, "roles"), filepath.Join(r.state, "keys"), r.lab.Namespace(), r.lab.Core(), keys+".pub", r.lab.Address().Addr(), r.lab.Address().Addr(), more)
 	if err := os.WriteFile(r.conf, []byte(text), 0o644); err != nil {
 		r.t.Fatal(err)
 	}

@@ -33,6 +33,8 @@ type fixture struct {
 	deps   api.Deps
 	srv    *httptest.Server
 	done   chan struct{}
+
+	unsigned map[string]bool // releases, by name
 }
 
 func subnet() dsas.Subnet {
@@ -56,9 +58,9 @@ func newFixture(t *testing.T, change ...func(*api.Deps)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{T: t, store: s, images: images, power: &bmcs{states: map[string]string{}}, done: make(chan struct{})}
+	f := &fixture{T: t, store: s, images: images, power: &bmcs{states: map[string]string{}}, unsigned: map[string]bool{}, done: make(chan struct{})}
 	f.deps = api.Deps{
-		Store: s, Power: f.power, Roles: roleNames{"db", "lb", "web"}, Releases: releases{images, s}, Tokens: s,
+		Store: s, Power: f.power, Roles: roleNames{"db", "lb", "web"}, Releases: releases{images, s, f.unsigned}, Tokens: s,
 		Subnets: []dsas.Subnet{subnet()}, Done: f.done, Log: log,
 		Explain: func(_ context.Context, mac dsas.MAC, arch string) (any, error) {
 			return map[string]string{"mac": mac.String(), "arch": arch}, nil
@@ -93,7 +95,15 @@ func (r roleNames) Roles(context.Context) ([]dsas.RoleView, error) {
 // releases is the real image store; what is current is in the state.
 type releases struct {
 	*blobs.Store
-	state *store.Store
+	state    *store.Store
+	unsigned map[string]bool // names of those that are not signed
+}
+
+func (r releases) Bootable(rel *dsas.Release) error {
+	if r.unsigned[rel.Name()] {
+		return fmt.Errorf("release %s is not signed; dsas image sign %s: %w", rel.Name(), rel.Name(), dsas.ErrConflict)
+	}
+	return nil
 }
 
 func (r releases) Assigned(node *dsas.Node, role string) (*dsas.Release, error) {

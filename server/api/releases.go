@@ -22,6 +22,9 @@ type Releases interface {
 	// Assigned gives what a node, nil for a box that is none, boots as role;
 	// nil where there is none.
 	Assigned(node *dsas.Node, role string) (*dsas.Release, error)
+	// Bootable tells why a release cannot be published, as one that is not
+	// signed; nil where it can. It wraps dsas.ErrConflict.
+	Bootable(r *dsas.Release) error
 	// Sync publishes what image builds have proposed, and gives the roles that
 	// have another release now.
 	Sync(ctx context.Context) ([]dsas.Published, error)
@@ -94,6 +97,9 @@ func (a *api) releaseViews(ctx context.Context) ([]dsas.ReleaseView, error) {
 	for i, r := range rels {
 		views[i] = dsas.ReleaseView{Name: r.Name(), Release: r}
 		at[r.ID] = &views[i]
+		if err := a.Releases.Bootable(&r); err != nil {
+			views[i].Refused = err.Error()
+		}
 		p := a.Store.Published(r.Role)
 		views[i].Current = p.Current == r.ID
 		if j := slices.Index(p.Before, r.ID); j >= 0 {
@@ -163,6 +169,9 @@ func (a *api) pin(n *dsas.Node, before dsas.Digest) error {
 	if rel.Role != n.Role {
 		return fmt.Errorf("node %s: release %s is of role %s, and the node's role is %s: %w", n.Name, rel.Name(), rel.Role, orNone(n.Role), dsas.ErrInvalid)
 	}
+	if err := a.Releases.Bootable(rel); err != nil {
+		return fmt.Errorf("node %s: %w", n.Name, err)
+	}
 	n.Release = rel.ID
 	return nil
 }
@@ -211,6 +220,28 @@ func (a *api) rollBack(r *http.Request) (answer, error) {
 	})
 }
 
+// checkSigned wants what nodes are to boot, and did not before, to be signed. What
+// they boot already is not taken from them.
+func (a *api) checkSigned(was, now dsas.Published) error {
+	var ids []dsas.Digest
+	if now.Current != was.Current {
+		ids = append(ids, now.Current)
+	}
+	if now.Canary != nil && (was.Canary == nil || was.Canary.Release != now.Canary.Release) {
+		ids = append(ids, now.Canary.Release)
+	}
+	for _, id := range ids {
+		r, err := a.Releases.Release(id)
+		if err != nil {
+			return err
+		}
+		if err := a.Releases.Bootable(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // errDryRun ends a change that is only tried.
 var errDryRun = errors.New("dry run")
 
@@ -222,6 +253,9 @@ func (a *api) changePublished(r *http.Request, role string, change func(p *dsas.
 	p, err := a.Store.Publish(ctx, role, func(p *dsas.Published) ([]dsas.Event, error) {
 		was := *p
 		if err := change(p, by); err != nil {
+			return nil, err
+		}
+		if err := a.checkSigned(was, *p); err != nil {
 			return nil, err
 		}
 		tried = *p

@@ -126,3 +126,28 @@ func TestPin(t *testing.T) {
 		t.Errorf("unpinned: %s, %+v; want web:2", n.Release, r)
 	}
 }
+
+// TestUnsigned: what is not signed is published, pinned and rolled back to by
+// nobody; what nodes boot already stays.
+func TestUnsigned(t *testing.T) {
+	f := newFixture(t)
+	one, two := f.release("web", "one"), f.release("web", "two")
+	f.publish(one)
+	f.publish(two)
+	f.unsigned["web:1"] = true
+	f.refused(409, "POST", "/roles/web/publish", `{"release": "web:1"}`, "web:1 is not signed", "dsas image sign web:1")
+	f.refused(409, "POST", "/roles/web/publish?dryRun=1", `{"release": "web:1"}`, "web:1 is not signed")
+	f.refused(409, "POST", "/roles/web/rollback", "", "web:1 is not signed")
+	f.want(201, "POST", "/nodes", nodeJSON("w101", "52:54:00:00:00:01", `,"role":"web"`), nil)
+	f.refused(409, "PATCH", "/nodes/w101", `{"release": "web:1"}`, "w101", "web:1 is not signed")
+	if p := f.store.Published("web"); p.Current != two.ID {
+		t.Errorf("published = %+v; want web:2, as before", p)
+	}
+	f.unsigned["web:2"] = true
+	f.publish(two) // nothing changes by it
+	var list []dsas.ReleaseView
+	f.want(200, "GET", "/releases?role=web", "", &list)
+	if len(list) != 2 || !strings.Contains(list[1].Refused, "dsas image sign web:2") || !list[1].Current {
+		t.Errorf("releases = %+v; want web:2 current, and why it is refused", list)
+	}
+}

@@ -2,7 +2,7 @@
 //
 // The file is a tar, compressed with zstd and, where asked for, encrypted with
 // age. Its first entry is the Manifest, with the digest of every other; then
-// come the files below "state", "etc", "roles" and "images". It holds the key
+// come the files below "state", "etc", "roles", "keys" and "images". It holds the key
 // that opens the database's secrets: whoever has the file has all of them.
 package backup
 
@@ -316,7 +316,7 @@ func checkLinks(files []File) error {
 func checkName(name string) error {
 	top, _, ok := strings.Cut(name, "/")
 	if !ok || !filepath.IsLocal(name) || filepath.Clean(name) != name ||
-		top != "state" && top != "etc" && top != "roles" && top != "images" {
+		top != "state" && top != "etc" && top != "roles" && top != "keys" && top != "images" {
 		return fmt.Errorf("file %q in the backup: not a name that a backup has: %w", name, dsas.ErrInvalid)
 	}
 	return nil

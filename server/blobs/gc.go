@@ -155,7 +155,10 @@ func (s *Store) drop(ctx context.Context, gc GC, all []dsas.Release, unused []ds
 		undo := s.changeIndex(func(raw *v1.IndexManifest, _ *index) error {
 			_, again := split(lines, back)
 			for _, l := range again {
-				taken := func(m v1.Descriptor) bool { return m.Annotations[noteRef] == l.Annotations[noteRef] }
+				ref := l.Annotations[noteRef] // a signature has none
+				taken := func(m v1.Descriptor) bool {
+					return m.Annotations[noteRef] == ref && (ref != "" || m.Digest == l.Digest)
+				}
 				if !slices.ContainsFunc(raw.Manifests, taken) {
 					raw.Manifests = append(raw.Manifests, l)
 				}
@@ -170,7 +173,8 @@ func (s *Store) drop(ctx context.Context, gc GC, all []dsas.Release, unused []ds
 	return slices.DeleteFunc(slices.Clone(unused), func(d dsas.Digest) bool { return slices.Contains(back, d) }), nil
 }
 
-// split parts an index's lines into those of other things and those of releases.
+// split parts an index's lines into those of other things and those of releases,
+// signatures with what they sign; where that is not there, they are nobody's.
 func split(lines []v1.Descriptor, releases []dsas.Digest) (others, of []v1.Descriptor) {
 	others = []v1.Descriptor{} // the specification wants an array
 	for _, l := range lines {
@@ -180,6 +184,18 @@ func split(lines []v1.Descriptor, releases []dsas.Digest) (others, of []v1.Descr
 			others = append(others, l)
 		}
 	}
+	stays := map[dsas.Digest]bool{}
+	for _, l := range others {
+		stays[dsas.Digest(l.Digest.String())] = true
+	}
+	others = slices.DeleteFunc(others, func(l v1.Descriptor) bool {
+		subject := signs(l)
+		if subject == "" || stays[subject] {
+			return false
+		}
+		of = append(of, l)
+		return true
+	})
 	return others, of
 }
 

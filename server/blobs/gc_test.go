@@ -300,3 +300,42 @@ func TestGCAndBuilds(t *testing.T) {
 		t.Errorf("after %d rounds there are %s", rounds, names)
 	}
 }
+
+// TestGCSignatures: a signature goes with its release, and comes back with it.
+func TestGCSignatures(t *testing.T) {
+	s := open(t)
+	one, two := add(t, s, release(t, s, "web", "one")), add(t, s, release(t, s, "web", "two"))
+	for _, r := range []dsas.Release{one, two} {
+		if err := s.Sign(t.Context(), &r, "key", "signature of "+r.Name()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signed := func(r dsas.Release) int {
+		t.Helper()
+		s.forget()
+		got, err := s.Release(r.ID)
+		if err != nil {
+			return -1
+		}
+		return len(got.Signed.Signatures)
+	}
+	asked := 0
+	unused := func(context.Context, []dsas.Release) ([]dsas.Digest, error) {
+		if asked++; asked == 2 {
+			return nil, nil // published meanwhile
+		}
+		return []dsas.Digest{one.ID}, nil
+	}
+	gc := GC{Unused: unused, MinAge: time.Nanosecond, Settle: time.Millisecond}
+	if _, err := s.GC(t.Context(), gc); err != nil || signed(one) != 1 || signed(two) != 1 {
+		t.Fatalf("GC that was called off = %v, signatures %d and %d; want 1 and 1", err, signed(one), signed(two))
+	}
+	asked = 2
+	if _, err := s.GC(t.Context(), gc); err != nil || signed(one) != -1 || signed(two) != 1 {
+		t.Fatalf("GC = %v, signatures %d and %d; want web:1 gone, web:2 with its own", err, signed(one), signed(two))
+	}
+	b, err := os.ReadFile(s.indexName())
+	if err != nil || strings.Contains(string(b), string(one.Manifest.Digest)) {
+		t.Errorf("index still speaks of web:1's manifest, %v:\n%s", err, b)
+	}
+}

@@ -42,6 +42,7 @@ type entry struct {
 	number  int
 	created time.Time
 	digest  dsas.Digest // of the image's manifest
+	signed  string      // digests of the signatures' manifests, with spaces between
 }
 
 // stamp tells one state of a file from another: each writing is a new inode.
@@ -138,6 +139,7 @@ func parseIndex(raw v1.IndexManifest) *index {
 		created, _ := time.Parse(time.RFC3339, d.Annotations[noteCreated])
 		idx.byID[id] = entry{role: ref.Role, number: ref.Number, created: created, digest: dsas.Digest(d.Digest.String())}
 	}
+	addSignatures(idx)
 	return idx
 }
 

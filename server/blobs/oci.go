@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -19,18 +20,18 @@ import (
 // image's manifest points to. So any container tool takes the image, and the
 // config's digest is the same however layers and initramfs are compressed.
 const (
-	labelRole   = "dsas.role"
-	labelKernel = "dsas.kernel.release" // uname -r of the modules in the image
-	labelMemory = "dsas.memory"         // bytes the role needs beside its image
-	labelBoot   = "dsas.boot."          // and kernel, initramfs, firmware: digest of the plain content
-	labelDefine = "dsas.definition"     // of the role, frozen, in base64
+	labelRole   = dsas.AnnotationRole
+	labelKernel = dsas.AnnotationKernel
+	labelMemory = dsas.AnnotationMemory
+	labelBoot   = "dsas.boot."      // and kernel, initramfs, firmware: digest of the plain content
+	labelDefine = "dsas.definition" // of the role, frozen, in base64
 
-	noteBoot     = "dsas.boot"     // of an image's manifest: digest of the boot artifact's
-	noteTitle    = "dsas.title"    // of a layer: "base", "packages"
-	noteUnpacked = "dsas.unpacked" // of a layer: bytes of tmpfs it takes
-	noteDiffID   = "dsas.diff-id"  // of a boot artifact's layer: digest of the plain content
-	noteRelease  = "dsas.release"  // of a line of the index: digest of the image's config
-	noteNumber   = "dsas.number."  // of the index, and the role: the last number given
+	noteBoot     = dsas.AnnotationBoot
+	noteTitle    = dsas.AnnotationTitle
+	noteUnpacked = dsas.AnnotationUnpacked
+	noteDiffID   = "dsas.diff-id" // of a boot artifact's layer: digest of the plain content
+	noteRelease  = "dsas.release" // of a line of the index: digest of the image's config
+	noteNumber   = "dsas.number." // of the index, and the role: the last number given
 	noteRef      = "org.opencontainers.image.ref.name"
 	noteCreated  = "org.opencontainers.image.created"
 
@@ -79,6 +80,9 @@ func bootManifest(b dsas.BootSet, config v1.Descriptor) ([]byte, error) {
 		SchemaVersion: ociSchema, MediaType: types.OCIManifestSchema1, ArtifactType: bootArtifact, Config: config,
 		Annotations: map[string]string{labelKernel: b.Release},
 	}
+	if len(b.Keys) > 0 {
+		m.Annotations[dsas.AnnotationKeys] = strings.Join(b.Keys, " ")
+	}
 	for _, p := range b.Parts() {
 		d, err := describe(p)
 		if err != nil {
@@ -95,7 +99,7 @@ func bootManifest(b dsas.BootSet, config v1.Descriptor) ([]byte, error) {
 
 // parseBoot reads a boot set back.
 func parseBoot(m *v1.Manifest) (dsas.BootSet, error) {
-	b := dsas.BootSet{Release: m.Annotations[labelKernel]}
+	b := dsas.BootSet{Release: m.Annotations[labelKernel], Keys: strings.Fields(m.Annotations[dsas.AnnotationKeys])}
 	if m.ArtifactType != bootArtifact {
 		return b, fmt.Errorf("a manifest of type %q is no kernel with initramfs: %w", m.ArtifactType, dsas.ErrInvalid)
 	}
@@ -151,6 +155,9 @@ func imageManifest(r dsas.Release, config v1.Descriptor) ([]byte, error) {
 	m := v1.Manifest{
 		SchemaVersion: ociSchema, MediaType: types.OCIManifestSchema1, Config: config,
 		Annotations: map[string]string{labelRole: r.Role, labelKernel: r.Manifest.Kernel, noteBoot: string(r.Boot.Digest)},
+	}
+	if r.Manifest.Memory > 0 { // nodes do not read the config
+		m.Annotations[labelMemory] = strconv.FormatInt(r.Manifest.Memory, 10)
 	}
 	for _, p := range r.Manifest.Parts {
 		d, err := describe(p)

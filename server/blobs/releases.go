@@ -87,6 +87,7 @@ func (s *Store) AddRelease(ctx context.Context, r dsas.Release) (dsas.Release, e
 	if err != nil {
 		return fail(err)
 	}
+	r.Signed = dsas.Signed{Manifest: raw}
 	r.ID, r.Manifest.Digest = dsas.Digest(c.Digest.String()), dsas.Digest(d.Digest.String())
 	if r.Created.IsZero() {
 		r.Created = time.Now()
@@ -228,6 +229,11 @@ func (s *Store) Content(r *dsas.Release) ([]dsas.Digest, error) {
 	for _, p := range slices.Concat(r.Boot.Parts(), r.Manifest.Parts) {
 		out = append(out, p.Digest)
 	}
+	signatures, err := s.signatureContent(r.ID)
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", r.Name(), err)
+	}
+	out = append(out, signatures...)
 	slices.Sort(out)
 	return slices.Compact(out), nil
 }
@@ -270,6 +276,9 @@ func (s *Store) release(id dsas.Digest, e entry) (*dsas.Release, error) {
 	}
 	name := dsas.ReleaseName(e.role, e.number)
 	r, err := s.readRelease(e.digest)
+	if err == nil {
+		r.Signed.Signatures, err = s.readSignatures(e)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("release %s: %w", name, err)
 	}
@@ -288,14 +297,17 @@ func (s *Store) readRelease(d dsas.Digest) (dsas.Release, error) {
 	var r dsas.Release
 	var m, boot v1.Manifest
 	var c v1.ConfigFile
-	if err := s.getJSON(d, &m); err != nil {
+	var err error
+	if r.Signed.Manifest, err = s.getBytes(d); err == nil {
+		err = decode(bytes.NewReader(r.Signed.Manifest), &m)
+	}
+	if err != nil {
 		return r, fmt.Errorf("manifest: %w", err)
 	}
 	r.ID = dsas.Digest(m.Config.Digest.String())
 	if err := s.getJSON(r.ID, &c); err != nil {
 		return r, fmt.Errorf("config: %w", err)
 	}
-	var err error
 	if r.Manifest, err = parseImage(&m, &c); err != nil {
 		return r, err
 	}

@@ -1,0 +1,101 @@
+package dsas
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+)
+
+// Signed is what the signatures of a release are about, and these.
+type Signed struct {
+	// Manifest is the OCI image manifest byte for byte. It fixes the image
+	// config, the layers as they travel, the role and the boot set.
+	Manifest []byte `json:"manifest,omitempty"`
+	// Signatures are texts as minisign writes them (jedisct1.github.io/minisign),
+	// each by another key.
+	Signatures []string `json:"signatures,omitempty"`
+}
+
+// Annotations of a release's OCI image manifest, of its layers and of its boot
+// artifact. Role, kernel and memory are labels of the image config too.
+const (
+	AnnotationRole     = "dsas.role"
+	AnnotationKernel   = "dsas.kernel.release" // uname -r of the modules in the image
+	AnnotationMemory   = "dsas.memory"         // bytes the role needs beside its image
+	AnnotationBoot     = "dsas.boot"           // digest of the boot artifact's manifest
+	AnnotationTitle    = "dsas.title"          // of a layer: "base", "packages"
+	AnnotationUnpacked = "dsas.unpacked"       // of a layer: bytes of tmpfs it takes
+	AnnotationKeys     = "dsas.keys"           // of a boot artifact: public keys in its initramfs, each in base64, with a space between
+)
+
+// Bounds on what a node reads of a manifest.
+const (
+	maxManifestBytes = 4 << 20
+	maxManifestParts = 127 // about where overlayfs and Docker stop
+)
+
+// ParseImageManifest reads an OCI image manifest (image specification 1.1,
+// manifest.md) as far as a node needs it: what is in the image config alone, the
+// DiffIDs, is not known. It does without OCI's libraries, which an initramfs has
+// no room for.
+func ParseImageManifest(raw []byte) (Manifest, error) {
+	var m struct {
+		SchemaVersion int
+		Config        struct{ Digest string }
+		Layers        []struct {
+			MediaType   string
+			Digest      string
+			Size        int64
+			Annotations map[string]string
+		}
+		Annotations map[string]string
+	}
+	fail := func(err error) (Manifest, error) { return Manifest{}, fmt.Errorf("image manifest: %w", err) }
+	if len(raw) > maxManifestBytes {
+		return fail(fmt.Errorf("larger than %d bytes: %w", maxManifestBytes, ErrInvalid))
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return fail(fmt.Errorf("%w: %w", err, ErrInvalid))
+	}
+	if _, err := ParseDigest(m.Config.Digest); err != nil || m.SchemaVersion != 2 {
+		return fail(fmt.Errorf("schema version %d, config %.80q: want 2 and a digest: %w", m.SchemaVersion, m.Config.Digest, ErrInvalid))
+	}
+	if len(m.Layers) == 0 || len(m.Layers) > maxManifestParts {
+		return fail(fmt.Errorf("it has %d layers; 1 to %d may be: %w", len(m.Layers), maxManifestParts, ErrInvalid))
+	}
+	out := Manifest{Role: m.Annotations[AnnotationRole], Kernel: m.Annotations[AnnotationKernel]}
+	if err := CheckName("role", out.Role); err != nil {
+		return fail(err)
+	}
+	var err error
+	if out.Memory, err = bytesOf(m.Annotations, AnnotationMemory); err != nil {
+		return fail(err)
+	}
+	for i, l := range m.Layers {
+		p := Part{Size: l.Size, MediaType: l.MediaType, Title: l.Annotations[AnnotationTitle]}
+		if p.Digest, err = ParseDigest(l.Digest); err != nil {
+			return fail(fmt.Errorf("layer %d: %w", i+1, err))
+		}
+		if p.Size < 0 {
+			return fail(fmt.Errorf("layer %d: %d bytes: %w", i+1, p.Size, ErrInvalid))
+		}
+		if p.Unpacked, err = bytesOf(l.Annotations, AnnotationUnpacked); err != nil {
+			return fail(fmt.Errorf("layer %d: %w", i+1, err))
+		}
+		out.Parts = append(out.Parts, p)
+	}
+	return out, nil
+}
+
+// bytesOf reads a number of bytes; 0 where it is not said.
+func bytesOf(notes map[string]string, name string) (int64, error) {
+	s, ok := notes[name]
+	if !ok {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%s %.40q is no number of bytes: %w", name, s, ErrInvalid)
+	}
+	return n, nil
+}
