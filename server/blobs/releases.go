@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+<<<<<<< HEAD
 	"encoding/base64"
+=======
+	"errors"
+>>>>>>> canary
 	"fmt"
 	"os"
 	"slices"
@@ -162,8 +166,18 @@ func (s *Store) Release(id dsas.Digest) (*dsas.Release, error) {
 	return s.release(id, e)
 }
 
-// Find gives the release that ref names, or dsas.ErrNotFound.
+// Find gives the release that ref names, or dsas.ErrNotFound. One that was
+// added just now is found.
 func (s *Store) Find(ref dsas.ReleaseRef) (*dsas.Release, error) {
+	r, err := s.find(ref)
+	if errors.Is(err, dsas.ErrNotFound) {
+		s.forget()
+		r, err = s.find(ref)
+	}
+	return r, err
+}
+
+func (s *Store) find(ref dsas.ReleaseRef) (*dsas.Release, error) {
 	if ref.ID != "" {
 		return s.Release(ref.ID)
 	}

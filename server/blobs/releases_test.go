@@ -74,6 +74,34 @@ func TestReleases(t *testing.T) {
 	}
 }
 
+// TestFindNew: what another process has added just now is found, by whatever
+// it is asked for, though the index was read a moment before.
+func TestFindNew(t *testing.T) {
+	s := open(t)
+	other, err := Open(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, by := range []func(dsas.Release) dsas.ReleaseRef{
+		func(r dsas.Release) dsas.ReleaseRef { return dsas.ReleaseRef{ID: r.ID} },
+		func(r dsas.Release) dsas.ReleaseRef { return dsas.ReleaseRef{Role: r.Role, Number: r.Number} },
+	} {
+		r := release(t, other, "web", string(rune('a'+i)))
+		// Only what was read later than lookEvery ago is trusted: it is read now.
+		s.forget()
+		if _, err := s.Releases(); err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		s.looked = time.Now().Add(time.Hour)
+		s.mu.Unlock()
+		r = add(t, other, r)
+		if got, err := s.Find(by(r)); err != nil || got.ID != r.ID {
+			t.Errorf("Find(%s) = %v, %v; want %s", by(r), got, err, r.Name())
+		}
+	}
+}
+
 func TestPropose(t *testing.T) {
 	s := open(t)
 	one, two := add(t, s, release(t, s, "web", "one")), add(t, s, release(t, s, "web", "two"))
