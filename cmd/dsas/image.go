@@ -17,6 +17,9 @@ type imageCmd struct {
 	Rollback imageRollbackCmd `cmd:"" help:"Have roles' nodes boot what they booted before."`
 	Pin      imagePinCmd      `cmd:"" help:"Have nodes boot one release, whatever is published."`
 	Unpin    imageUnpinCmd    `cmd:"" help:"Have nodes follow their role again."`
+	Diff     imageDiffCmd     `cmd:"" help:"Show how two releases differ: packages, files, kernel, sizes."`
+	Import   imageImportCmd   `cmd:"" help:"Make a release of an image from elsewhere."`
+	Export   imageExportCmd   `cmd:"" help:"Take a release out: to a folder, a file or a registry."`
 }
 
 // Help explains the words.
