@@ -36,11 +36,15 @@ type Layer struct {
 	removed []string
 	opaque  []string
 	texts   map[string][]byte // content of the files that are package lists
+	bytes   int64
 }
 
 // maxEntries bounds a layer: what a tree of this many names takes is some
 // hundred MB.
 const maxEntries = 2_000_000
+
+// maxContent bounds a layer's files, in bytes: a sparse one may claim any length.
+const maxContent = 32 << 30
 
 // maxText bounds a package list, in bytes.
 const maxText = 64 << 20
@@ -94,6 +98,9 @@ func (l *Layer) add(h *tar.Header, content io.Reader, buf []byte) error {
 	switch h.Typeflag {
 	case tar.TypeReg:
 		e.Size = h.Size
+		if l.bytes += h.Size; l.bytes > maxContent {
+			return fmt.Errorf("more than %d bytes of files in a layer: %w", int64(maxContent), dsas.ErrInvalid)
+		}
 		sum := sha256.New()
 		w := io.Writer(sum)
 		var text *strings.Builder

@@ -135,10 +135,10 @@ func (im *Import) run(ctx context.Context) (Imported, error) {
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
 
-// memory is what a release of ours says, else the role.
+// memory is what a release of this role says, else the role.
 func (im *Import) memory(src *source) int64 {
 	labels := src.config.Config.Labels
-	if labels[labelRole] == "" {
+	if labels[labelRole] != im.Role {
 		return im.Memory
 	}
 	n, _ := strconv.ParseInt(labels[labelMemory], 10, 64) // none is 0

@@ -22,6 +22,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"dsas"
+	"dsas/server/httpboot"
 )
 
 // realRelease publishes a release whose one layer is a tar with zstd.
@@ -286,5 +287,16 @@ func TestRegistryByOthers(t *testing.T) {
 	layer := filepath.Join(dir, "blobs", "sha256", r.Manifest.Parts[0].Digest.Hex())
 	if fi, err := os.Stat(layer); err != nil || fi.Size() != r.Manifest.Parts[0].Size {
 		t.Errorf("skopeo's copy of the layer: %v, %v; want %d bytes", fi, err, r.Manifest.Parts[0].Size)
+	}
+}
+
+// A booting node is told of the registry with its node config.
+func TestNodeConfigNamesRegistry(t *testing.T) {
+	f := open(t, func(c *httpboot.Config) { c.Registry = "http://127.77.0.9:5000" })
+	_, token := f.begin(w101, mac101)
+	a := f.get(w101, "/node/config", "Authorization", "Bearer "+token)
+	var cfg dsas.NodeConfig
+	if err := json.Unmarshal([]byte(a.body), &cfg); err != nil || cfg.Registry != "http://127.77.0.9:5000" {
+		t.Errorf("node config = %d, registry %q, %v; want the one configured", a.code, cfg.Registry, err)
 	}
 }
