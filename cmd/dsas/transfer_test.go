@@ -57,7 +57,7 @@ func transferStore(t *testing.T, dir string) (one, two dsas.Release) {
 		return "Package: nginx\nStatus: install ok installed\nArchitecture: amd64\nVersion: " + version + "\n\n"
 	}
 	base := layerOf(t, s, "base", "etc/motd", "hello", "usr/bin/env", "x", "var/lib/dpkg/status", status("1.22"))
-	modules := layerOf(t, s, "modules", "usr/lib/modules/6.1/modules.dep", "x")
+	modules := layerOf(t, s, "modules", "usr/lib/modules/6.1/dsas-modules.json", "x")
 	add := func(initramfs string, parts ...dsas.Part) dsas.Release {
 		r, err := s.AddRelease(t.Context(), dsas.Release{Role: "web", Boot: dsas.BootSet{Release: "6.1", Kernel: content("kernel", "k"), Initramfs: content("initramfs", initramfs)},
 			Manifest: dsas.Manifest{Kernel: "6.1", Parts: parts}})

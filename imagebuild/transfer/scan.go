@@ -10,6 +10,7 @@ import (
 
 	"dsas"
 	"dsas/imagebuild/layers"
+	"dsas/initramfs/modindex"
 )
 
 // maxEntries bounds the entries of a layer.
@@ -61,13 +62,10 @@ func (im *Import) scan(plain io.Reader, part *dsas.Part, seen *contents) error {
 
 // note remembers what is asked of an image.
 func (c *contents) note(name string, h *tar.Header) {
-	rest, ok := strings.CutPrefix(name, "usr/lib/modules/")
-	if !ok {
-		rest, ok = strings.CutPrefix(name, "lib/modules/")
-	}
-	if ok {
-		// The list that modprobe goes by: a folder alone is no set of modules.
-		if kernel, file, _ := strings.Cut(rest, "/"); strings.HasPrefix(file, "modules.dep") {
+	if rest, ok := strings.CutPrefix(name, "usr/lib/modules/"); ok {
+		// Our index, by which a node loads modules: another's image may have a
+		// kernel's modules, and not that.
+		if kernel, file, _ := strings.Cut(rest, "/"); file == modindex.File {
 			c.kernels[kernel] = true
 		}
 	}

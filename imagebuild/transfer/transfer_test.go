@@ -143,7 +143,7 @@ func seed(t testing.TB, s *blobs.Store) dsas.Release {
 	}
 	r, err := s.AddRelease(t.Context(), dsas.Release{Role: "web", Boot: boot, Manifest: dsas.Manifest{Kernel: kernel, Memory: 64 << 20, Parts: []dsas.Part{
 		layer("base", 5*4096, baseTar...),
-		layer("modules", 4096, ent{name: "usr/lib/modules/" + kernel + "/", typ: tar.TypeDir}, ent{name: "usr/lib/modules/" + kernel + "/modules.dep", body: "x"}),
+		layer("modules", 4096, ent{name: "usr/lib/modules/" + kernel + "/", typ: tar.TypeDir}, ent{name: "usr/lib/modules/" + kernel + "/dsas-modules.json", body: "x"}),
 		layer("files", 4096, ent{name: "etc/.wh.gone"}, ent{name: "etc/dsas/services/nginx/run", body: "#!/bin/sh\n"}),
 	}}})
 	if err != nil {
@@ -315,7 +315,7 @@ func foreign(t *testing.T, list ...v1.Layer) string {
 func TestForeignImage(t *testing.T) {
 	s := open(t)
 	own := seed(t, s)
-	first, second := tarOf(t, baseTar...), tarOf(t, ent{name: "etc/motd", body: "second"})
+	first, second := tarOf(t, baseTar...), tarOf(t, ent{name: "etc/motd", body: "second"}, ent{name: "usr/lib/modules/" + kernel + "/modules.dep"}) // without our index
 	third := tarOf(t, ent{name: "etc/third", body: "3"})
 	path := foreign(t,
 		static.NewLayer(gz(t, first), types.DockerLayer), static.NewLayer(zst(t, second), types.OCILayerZStd), static.NewLayer(third, types.DockerUncompressedLayer))
