@@ -52,5 +52,37 @@ func Modules(ctx context.Context, opt Options, role dsas.Role, boot dsas.BootSet
 	return l.Part, nil
 }
 
+// Folder is the owner and mode of a folder.
+type Folder struct {
+	Mode     int64
+	UID, GID int
+}
+
+// RoleFiles gives the layer with a role's own files and services that a build of
+// it would make, over an image with these folders; false where the role has none.
+func RoleFiles(ctx context.Context, opt Options, def Definition, below map[string]Folder) (dsas.Part, bool, error) {
+	fail := func(err error) (dsas.Part, bool, error) {
+		return dsas.Part{}, false, fmt.Errorf("files of role %s: %w", def.Role.Name, err)
+	}
+	files, err := readFiles(def)
+	if err != nil || len(files) == 0 {
+		return dsas.Part{}, false, err
+	}
+	unlock, err := opt.open(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	defer unlock()
+	dirs := make(map[string]dirAttr, len(below))
+	for name, f := range below {
+		dirs[name] = dirAttr(f)
+	}
+	l, err := filesLayer(ctx, &opt, files, dirs)
+	if err != nil {
+		return fail(err)
+	}
+	return l.Part, true, nil
+}
+
 // Memory gives the bytes that a role needs beside its image.
 func Memory(role dsas.Role) (int64, error) { return parseMemory(role.Memory) }

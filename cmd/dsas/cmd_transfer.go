@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ type imageImportCmd struct {
 	configFlags
 	Kernel    string `help:"Boot it with this kernel and initramfs: a kernel release that a release here has, or a release, as web:7." placeholder:"RELEASE"`
 	NoPublish bool   `help:"Leave nodes with what they boot; publish later with dsas image publish."`
+	Files     bool   `help:"Put the role's own files and services over it, as a build does."`
 	Insecure  bool   `help:"Speak plain HTTP to the registry."`
 	Role      string `arg:"" help:"Role that it becomes a release of."`
 	Source    string `arg:"" help:"Folder with an OCI layout, archive, root tar, or registry://HOST/NAME:TAG."`
@@ -37,10 +39,10 @@ It boots with the kernel and initramfs of the role's last release, or --kernel's
 modules of that kernel are added if it has none. What dsas image export wrote
 comes back as the very same release, with its own. Secrets are refused as in a
 build. The role's services need their run files in the image, in
-/etc/dsas/services.
+/etc/dsas/services: an image of others gets them with --files.
 
   dsas image import web registry://registry.example/web:stable
-  dsas image import web ./web.tar --no-publish
+  dsas image import web nginx.tar --files --no-publish
   docker save web | zstd > web.tar.zst && dsas image import web web.tar.zst`
 }
 
@@ -77,6 +79,16 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 			return imagebuild.Modules(ctx, imagebuild.Options{Store: store, Cache: cfg.path("cache"), Progress: say}, def.Role, boot)
 		},
 	}
+	if c.Files {
+		im.Files = func(ctx context.Context, below map[string]transfer.Folder) (dsas.Part, bool, error) {
+			folders := make(map[string]imagebuild.Folder, len(below))
+			for name, f := range below {
+				folders[name] = imagebuild.Folder(f)
+			}
+			opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Progress: say}
+			return imagebuild.RoleFiles(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS}, folders)
+		}
+	}
 	if c.Kernel != "" {
 		if im.Boot, err = findBoot(store, c.Kernel); err != nil {
 			return err
@@ -87,8 +99,13 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	for _, s := range def.Role.Services {
+		if c.Files {
+			if _, err := fs.Stat(def.FS, "services/"+s.Name+"/run"); err == nil && !slices.Contains(out.Services, s.Name) {
+				out.Services = append(out.Services, s.Name)
+			}
+		}
 		if !slices.Contains(out.Services, s.Name) {
-			out.Warnings = append(out.Warnings, fmt.Sprintf("it has no /etc/dsas/services/%s/run that can be executed, and role %s wants that service: nodes would report failed", s.Name, c.Role))
+			out.Warnings = append(out.Warnings, fmt.Sprintf("it has no /etc/dsas/services/%s/run that can be executed, and role %s wants that service: nodes would report failed (--files puts the role's over it)", s.Name, c.Role))
 		}
 	}
 	if !c.NoPublish {

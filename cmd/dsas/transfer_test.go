@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -128,6 +129,7 @@ func TestImageExportImport(t *testing.T) {
 	}
 	c.wantLine(c.ok(at(other, "import", "web", archive, "--no-publish")...), "web:1", "was here already")
 
+	var diff imageDiff
 	// What is no release of ours: without the role's service it says so.
 	root := filepath.Join(t.TempDir(), "root.tar")
 	if err := os.WriteFile(root, tarBytes(t, "etc/motd", "foreign"), 0o644); err != nil {
@@ -136,6 +138,14 @@ func TestImageExportImport(t *testing.T) {
 	res = c.runIn("", at(other, "import", "web", root, "--no-publish", "--kernel", "web:1")...)
 	if res.code != 0 || !shows(res.out, "web:2", "from tar") || !shows(res.errors, "warning", "/etc/dsas/services/nginx/run") {
 		t.Errorf("import of a root tar = %+v; want web:2 and a warning for nginx", res)
+	}
+	res = c.runIn("", at(other, "import", "web", root, "--no-publish", "--files")...)
+	if res.code != 0 || !shows(res.out, "web:3", "from tar") || strings.Contains(res.errors, "warning") {
+		t.Errorf("import with the role's files = %+v; want web:3, no warning", res)
+	}
+	if err := json.Unmarshal([]byte(c.ok(at(other, "diff", "web:2", "web:3", "--json")...)), &diff); err != nil ||
+		!slices.ContainsFunc(diff.Files, func(f layers.File) bool { return f.Path == "/etc/dsas/services/nginx/run" && f.Kind == "added" }) {
+		t.Errorf("what --files adds: %+v, %v; want nginx's run", diff.Files, err)
 	}
 	if p, err := s.Proposals(); err != nil || p["web"] != two.ID {
 		t.Errorf("proposed after --no-publish: %v, %v; want what was before", p, err)

@@ -43,6 +43,9 @@ type Import struct {
 	// in the store, for an image that has none and a role that has no release
 	// with them.
 	Modules func(ctx context.Context, boot dsas.BootSet) (dsas.Part, error)
+	// Files gives a layer with the role's own files, for an image with these
+	// folders, in the store; false: there are none. nil: none are put over it.
+	Files func(ctx context.Context, below map[string]Folder) (dsas.Part, bool, error)
 	// Check refuses a file that must be in no image: its clean name and content,
 	// of files up to CheckSize bytes.
 	Check     func(name string, content []byte) error
@@ -51,6 +54,12 @@ type Import struct {
 	MaxUnpacked int64
 	Tmp         string // folder for what has to be unpacked on the way
 	Progress    func(line string)
+}
+
+// Folder is the owner and mode of a folder of an image.
+type Folder struct {
+	Mode     int64
+	UID, GID int
 }
 
 // Imported is what came of it.
@@ -118,6 +127,16 @@ func (im *Import) run(ctx context.Context) (Imported, error) {
 		im.Progress(fmt.Sprintf("modules of kernel %s added: %.1f MiB", boot.Release, mib(part.Size)))
 		m.Parts = append(m.Parts, part)
 	}
+	if im.Files != nil {
+		part, ok, err := im.Files(ctx, seen.folders)
+		if err != nil {
+			return out, err
+		}
+		if ok {
+			im.Progress(fmt.Sprintf("files and services of role %s put over it: %.1f MiB", im.Role, mib(part.Size)))
+			m.Parts = append(m.Parts, part)
+		}
+	}
 	if seen.realLib {
 		out.Warnings = append(out.Warnings, "/lib is a folder and no link to usr/lib, as in Debian: the kernel does not find modules that are asked for while it runs")
 	}
@@ -150,10 +169,11 @@ type contents struct {
 	kernels  map[string]bool // releases whose modules are there
 	services map[string]bool
 	realLib  bool // "lib" is a folder
+	folders  map[string]Folder
 }
 
 func newContents() *contents {
-	return &contents{kernels: map[string]bool{}, services: map[string]bool{}}
+	return &contents{kernels: map[string]bool{}, services: map[string]bool{}, folders: map[string]Folder{}}
 }
 
 // layer stores one layer. It is in the store under its digest only once all of

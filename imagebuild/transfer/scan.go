@@ -69,6 +69,9 @@ func (c *contents) note(name string, h *tar.Header) {
 			c.kernels[kernel] = true
 		}
 	}
+	if h.Typeflag == tar.TypeDir {
+		c.folders[name] = Folder{h.Mode & 0o7777, h.Uid, h.Gid}
+	}
 	if name == "lib" {
 		c.realLib = h.Typeflag == tar.TypeDir
 	}
