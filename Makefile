@@ -31,7 +31,9 @@ BENCH_PACKAGES := kea-dhcp4-server dnsmasq-base nginx-light tftp-hpa atftp libwr
 # Peers that are unpacked, not installed: their packages would start them.
 BENCH_PEERS := tftpd-hpa atftpd
 TEST_PACKAGES := busybox qemu-system-arm qemu-efi-aarch64 chromium fonts-dejavu-core isc-dhcp-client udhcpc tftp-hpa atftp dnsmasq-base \
-	e2fsprogs xfsprogs fdisk dhcpcd-base isc-dhcp-relay systemd binutils minisign
+	e2fsprogs xfsprogs fdisk dhcpcd-base isc-dhcp-relay systemd binutils minisign skopeo
+# Of the tests too, and unpacked, not installed: its package would start it.
+TEST_PEERS := docker-registry
 
 # One step installs what the next one needs.
 .NOTPARALLEL:
@@ -59,11 +61,18 @@ define install
 	  apt-get update -qq; DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $${missing[*]} >/dev/null; fi
 endef
 
+# unpack NAMES: Debian packages into build/peers, which are not installed
+define unpack
+	@for p in $(1); do [ -e $(BUILD)/peers/$$p ] || { rm -rf $(BUILD)/peers/new; mkdir -p $(BUILD)/peers/new; \
+	  (cd $(BUILD)/peers/new && { apt-get download -qq $$p || { apt-get update -qq && apt-get download -qq $$p; }; }) && dpkg -x $(BUILD)/peers/new/*.deb $(BUILD)/peers && rm -r $(BUILD)/peers/new && touch $(BUILD)/peers/$$p; }; done
+endef
+
 deps:
 	$(call install,$(PACKAGES))
 
 test-deps: deps
 	$(call install,$(TEST_PACKAGES))
+	$(call unpack,$(TEST_PEERS))
 
 run: deps build
 	$(BIN) lab run --state $(BUILD)/lab
@@ -108,8 +117,7 @@ bench-image: deps build
 # Arguments: make bench-net ARGS="-only dhcp -quick"
 bench-net: deps build
 	$(call install,$(BENCH_PACKAGES))
-	@for p in $(BENCH_PEERS); do [ -e $(BUILD)/peers/$$p ] || { rm -rf $(BUILD)/peers/new; mkdir -p $(BUILD)/peers/new; \
-	  (cd $(BUILD)/peers/new && apt-get download -qq $$p) && dpkg -x $(BUILD)/peers/new/*.deb $(BUILD)/peers && rm -r $(BUILD)/peers/new && touch $(BUILD)/peers/$$p; }; done
+	$(call unpack,$(BENCH_PEERS))
 	@mkdir -p $(BUILD); $(GO) build -o $(BUILD)/benchnet ./lab/benchnet
 	DSAS_BENCHNET_JSON=$(CURDIR)/$(BUILD)/bench-net.json $(BUILD)/benchnet $(ARGS)
 

@@ -8,12 +8,15 @@ import (
 // NodeConfig is what one node fetches at boot, once its token is accepted.
 // It holds secrets (the host key, the session key) and is never logged.
 type NodeConfig struct {
-	Node     string    `json:"node"`
-	Boot     string    `json:"boot"`
-	Role     Role      `json:"role"`
-	Release  string    `json:"release"`  // "web:7", for people; it stands in the signatures too
-	Manifest Manifest  `json:"manifest"` // for an initramfs that checks no signatures; others take Signed's
-	Signed   Signed    `json:"signed"`
+	Node     string   `json:"node"`
+	Boot     string   `json:"boot"`
+	Role     Role     `json:"role"`
+	Release  string   `json:"release"`  // "web:7", for people; it stands in the signatures too
+	Manifest Manifest `json:"manifest"` // for an initramfs that checks no signatures; others take Signed's
+	Signed   Signed   `json:"signed"`
+	// Registry is the base URL of a registry that has the image's parts, as
+	// "http://10.0.0.9:5000": asked first, before the server. "": the server alone.
+	Registry string    `json:"registry,omitempty"`
 	Conf     string    `json:"conf"`  // text of /etc/dsas.conf
 	Files    []File    `json:"files"` // rendered templates, resolv.conf, hosts, host keys, authorized keys
 	Time     time.Time `json:"time"`  // the server's clock

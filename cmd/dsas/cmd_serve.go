@@ -50,6 +50,7 @@ type serveCmd struct {
 	Listen         string   `help:"Where operators reach pages and API (default 127.0.0.1:8443; anything else is TLS)." env:"DSAS_LISTEN" placeholder:"ADDR:PORT"`
 	Socket         string   `help:"The CLI's socket (default /run/dsas/dsas.sock)." env:"DSAS_SOCKET" placeholder:"PATH"`
 	SocketGroup    string   `help:"Let members of this group use the socket too." env:"DSAS_SOCKET_GROUP" placeholder:"GROUP"`
+	Registry       string   `help:"Have nodes fetch image parts from this OCI registry first, and here what it does not give." env:"DSAS_REGISTRY" placeholder:"http://ADDR:PORT"`
 	Netns          string   `help:"Open the boot listeners in this network namespace." env:"DSAS_NETNS" placeholder:"NAME"`
 	Discovery      bool     `help:"Boot MACs that belong to no node into the inventory role." env:"DSAS_DISCOVERY"`
 	NoDHCP         bool     `help:"Give no addresses: an existing DHCP server does, and its next-server and boot file point here." name:"no-dhcp" env:"DSAS_NO_DHCP"`
@@ -92,6 +93,7 @@ func (c *serveCmd) Run(ctx context.Context, a *app) error {
 	override(&cfg.Listen, c.Listen)
 	override(&cfg.Socket, c.Socket)
 	override(&cfg.SocketGroup, c.SocketGroup)
+	override(&cfg.Registry, c.Registry)
 	override(&cfg.Netns, c.Netns)
 	override(&cfg.AuthorizedKeys, c.AuthorizedKeys)
 	cfg.Discovery = cfg.Discovery || c.Discovery

@@ -37,6 +37,9 @@ type config struct {
 	Interfaces []string       `yaml:"interfaces"` // boot listeners answer on these alone
 	Subnets    []subnetConfig `yaml:"subnets"`    // default: the interfaces' own (subnets.go)
 	HTTPPort   int            `yaml:"httpPort"`   // boot HTTP: 8080
+	// Registry has nodes fetch image parts from an existing OCI registry first,
+	// as http://10.0.0.9:5000, and from this server what it does not give.
+	Registry string `yaml:"registry"`
 	// MetricsListen is a listener for monitors: /metrics, /readyz and /healthz
 	// by plain HTTP without log-in; empty: none.
 	MetricsListen string `yaml:"metricsListen"`
@@ -242,6 +245,9 @@ func (c *config) check() error {
 		return fmt.Errorf("menuTimeout %s: use 1s to 1h: %w", c.MenuTimeout, dsas.ErrInvalid)
 	}
 	if err := c.Bond.check(); err != nil {
+		return err
+	}
+	if err := checkRegistry(c.Registry); err != nil {
 		return err
 	}
 	// Now, and not on the console of every node.

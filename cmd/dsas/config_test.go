@@ -162,6 +162,10 @@ func TestConfigCheck(t *testing.T) {
 		{"variable with a blank", func(c *config) { c.Variables = map[string]string{"LVS ADDRESS": "10.0.0.1"} }, `"LVS ADDRESS"`},
 		{"variable of our own", func(c *config) { c.Variables = map[string]string{"SYSTEMNAME": "w"} }, "SYSTEMNAME"},
 		{"variables", func(c *config) { c.Variables = map[string]string{"LVSADDRESS": "10.0.0.1"} }, ""},
+		{"registry", func(c *config) { c.Registry = "https://10.0.0.9:5000/team" }, ""},
+		{"registry by name", func(c *config) { c.Registry = "http://registry.example" }, "name it by its address"},
+		{"registry without a scheme", func(c *config) { c.Registry = "10.0.0.9:5000" }, "registry"},
+		{"registry with a password", func(c *config) { c.Registry = "http://u:secret@10.0.0.9" }, "u:xxxxx@"},
 		{"negative heartbeat", func(c *config) { c.Heartbeat = -time.Second }, "heartbeat -1s"},
 	} {
 		var cfg config

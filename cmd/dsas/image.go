@@ -20,6 +20,9 @@ type imageCmd struct {
 	GC       imageGCCmd       `cmd:"" name:"gc" help:"Remove releases that nobody uses, and what belongs to none."`
 	Sign     imageSignCmd     `cmd:"" help:"Sign releases, without which no node takes them."`
 	Key      imageKeyCmd      `cmd:"" help:"The keys that releases are signed by."`
+	Diff     imageDiffCmd     `cmd:"" help:"Show how two releases differ: packages, files, kernel, sizes."`
+	Import   imageImportCmd   `cmd:"" help:"Make a release of an image from elsewhere."`
+	Export   imageExportCmd   `cmd:"" help:"Take a release out: to a folder, a file or a registry."`
 }
 
 // Help explains the words.

@@ -151,7 +151,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	}
 	d.render = &renderer{cfg: &d.cfg, store: d.store, roles: d.roles, rel: d.rel, subnets: d.subnets, changeHub: newChangeHub()}
 	d.boot = httpboot.New(httpboot.Config{
-		Store: d.bootStore(), Blobs: d.blobs, Releases: d.rel, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
+		Store: d.bootStore(), Blobs: d.blobs, Releases: d.rel, Images: d.blobs, Registry: d.cfg.Registry, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
 		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.otherDHCP(), Neighbour: d.socks.neighbour, Heartbeat: d.cfg.Heartbeat,
 		LoaderDir: d.cfg.path("loaders"), Role: d.role, MenuTimeout: d.cfg.MenuTimeout,

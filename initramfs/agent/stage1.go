@@ -278,7 +278,7 @@ func (b *boot) fetch(ctx context.Context) error {
 	}
 	took := stopwatch()
 	stats, err := rootfs.Fetch(ctx, rootfs.Options{
-		BaseURL: b.params.Server, Manifest: m, Dest: sysroot, Log: b.log,
+		BaseURL: b.params.Server, Registry: b.cfg.Registry, Manifest: m, Dest: sysroot, Log: b.log,
 		// The digest of the compressed bytes, which is checked, fixes the tar
 		// inside: hashing that too would cost a third of the time again.
 		SkipDiffID: true,

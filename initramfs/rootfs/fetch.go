@@ -21,8 +21,11 @@ type Options struct {
 	// Client sends the requests. Nil: one that dials for 5 s at most, uses no
 	// proxy and has no limit on the whole transfer. A Client with a Timeout
 	// would cut every long transfer (and Fetch would resume it).
-	Client   *http.Client
-	BaseURL  string // of the boot listener, "http://10.77.0.1:8080"
+	Client  *http.Client
+	BaseURL string // of the boot listener, "http://10.77.0.1:8080"
+	// Registry is asked for a part before BaseURL is: the base URL of an OCI
+	// registry, "http://10.0.0.9:5000". It need not be trusted nor be there. "": none.
+	Registry string
 	Manifest dsas.Manifest
 	// Dest is the empty folder to unpack into, normally a tmpfs of its own.
 	// On an error everything in it is removed.
@@ -47,13 +50,15 @@ type Options struct {
 
 // Stats are the figures of one Fetch.
 type Stats struct {
-	Bytes     int64         // compressed, over all parts
-	Unpacked  int64         // of file content, in whole pages
-	Entries   int           // tar entries applied
-	Resumes   int           // interrupted transfers taken up again
-	KeptLinks int           // symbolic links to a folder that a layer's folder entry left alone
-	NoXattrs  int           // extended attributes that the file system does not support
-	Duration  time.Duration // of the whole Fetch
+	Bytes     int64 // compressed, over all parts
+	Unpacked  int64 // of file content, in whole pages
+	Entries   int   // tar entries applied
+	Resumes   int   // interrupted transfers taken up again
+	KeptLinks int   // symbolic links to a folder that a layer's folder entry left alone
+	NoXattrs  int   // extended attributes that the file system does not support
+	// FromRegistry are the bytes of content that Options.Registry gave.
+	FromRegistry int64
+	Duration     time.Duration // of the whole Fetch
 }
 
 // String is one line for people.
@@ -61,6 +66,9 @@ func (s Stats) String() string {
 	line := fmt.Sprintf("%d MiB in %.1f s, %d entries, %d MiB unpacked", s.Bytes>>20, s.Duration.Seconds(), s.Entries, s.Unpacked>>20)
 	if s.Resumes > 0 {
 		line += fmt.Sprintf(", resumed %d times", s.Resumes)
+	}
+	if s.FromRegistry > 0 {
+		line += fmt.Sprintf(", %d MiB of it from the registry", s.FromRegistry>>20)
 	}
 	return line
 }
@@ -134,6 +142,9 @@ func defaultClient() *http.Client {
 // an error nothing of the tree is left. Beside the tree it takes less than
 // Overhead of memory, whatever the image.
 func Fetch(ctx context.Context, o Options) (Stats, error) {
+	if o.Registry != "" {
+		return fetchVia(ctx, o)
+	}
 	begin := time.Now()
 	if o.Client == nil {
 		o.Client = defaultClient()

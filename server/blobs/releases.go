@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-<<<<<<< HEAD
 	"encoding/base64"
-=======
 	"errors"
->>>>>>> canary
 	"fmt"
 	"os"
 	"slices"

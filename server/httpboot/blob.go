@@ -35,17 +35,17 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	// iPXE writes the colon as %3A, and chi routes on the escaped path.
 	text, err := url.PathUnescape(chi.URLParam(r, "digest"))
 	if err != nil {
-		s.fail(w, r, fmt.Errorf("digest: %w: %w", err, dsas.ErrInvalid))
+		s.refuse(w, http.StatusBadRequest, codeDigestInvalid, fmt.Sprintf("digest: %v", err))
 		return
 	}
 	d, err := dsas.ParseDigest(text)
 	if err != nil {
-		s.fail(w, r, err)
+		s.refuseErr(w, r, err, codeBlobUnknown, codeDigestInvalid)
 		return
 	}
 	f, size, err := s.Blobs.Blob(d)
 	if err != nil {
-		s.fail(w, r, err)
+		s.refuseErr(w, r, err, codeBlobUnknown, codeDigestInvalid)
 		return
 	}
 	defer f.Close()

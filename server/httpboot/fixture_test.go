@@ -103,7 +103,7 @@ func open(t testing.TB, change func(*httpboot.Config)) *fixture {
 	}
 	f.rend = &renderer{set: set, store: f.Store, ch: make(chan struct{})}
 	f.cfg = httpboot.Config{
-		Blobs: f.blobs, Releases: f.blobs, Renderer: f.rend, Log: slog.New(slog.DiscardHandler), Subnets: []dsas.Subnet{subnet},
+		Blobs: f.blobs, Releases: f.blobs, Images: f.blobs, Renderer: f.rend, Log: slog.New(slog.DiscardHandler), Subnets: []dsas.Subnet{subnet},
 		BondOptions: roles.DefaultBond, Heartbeat: time.Second, Now: f.now,
 	}
 	if change != nil {

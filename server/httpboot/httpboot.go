@@ -84,6 +84,11 @@ type Config struct {
 	Blobs    Blobs
 	Releases Releases
 	Renderer Renderer
+	// Images are what the registry's side lists; nil: content by digest alone.
+	Images Images
+	// Registry is a base URL from which nodes are to fetch image parts first;
+	// "": they fetch them here.
+	Registry string
 	Log      *slog.Logger
 	// Subnets are asked for the server's address, gateway of a node.
 	Subnets []dsas.Subnet
@@ -166,8 +171,7 @@ func (s *Server) Handler() http.Handler {
 	r.Get("/nbp/{file}", s.counted("nbp", s.loader)) // an existing DHCP server's one boot file
 	r.Head("/nbp/{file}", s.counted("nbp", s.loader))
 	r.Get("/boot/{mac}/failed", s.counted("failed", s.loaderFailed))
-	r.Get("/v2/dsas/{name}/blobs/{digest}", s.counted("blob", s.blob))
-	r.Head("/v2/dsas/{name}/blobs/{digest}", s.counted("blob", s.blob))
+	s.registryRoutes(r)
 	r.Get("/node/config", s.counted("config", s.nodeConfig))
 	r.Post("/node/events", s.counted("events", s.signed(s.events)))
 	r.Post("/node/heartbeat", s.counted("heartbeat", s.signed(s.heartbeat)))

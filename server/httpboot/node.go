@@ -138,7 +138,7 @@ func (s *Server) assemble(ctx context.Context, b dsas.Boot) (dsas.NodeConfig, er
 		return dsas.NodeConfig{}, err
 	}
 	return dsas.NodeConfig{
-		Node: node.Name, Boot: b.ID, Role: rendered.Role, Release: rel.Name(), Manifest: rel.Manifest, Signed: rel.Signed,
+		Node: node.Name, Boot: b.ID, Role: rendered.Role, Release: rel.Name(), Manifest: rel.Manifest, Signed: rel.Signed, Registry: s.Registry,
 		Conf: rendered.Conf, Files: append(rendered.Files, secrets...), FilesTag: rendered.Tag,
 		Time: s.Now(), SessionKey: full.Session, Heartbeat: s.Heartbeat,
 	}, nil

@@ -9,9 +9,9 @@ import (
 // Stats are counts since the Server was made.
 type Stats struct {
 	// Requests by what was asked for: script, failed, nbp, blob, config, events,
-	// heartbeat, files.
+	// heartbeat, files, registry.
 	Requests map[string]uint64
-	// Errors by status code: 400, 403, 404, 500.
+	// Errors by status code: 400, 403, 404, 405, 500.
 	Errors map[string]uint64
 
 	BlobBytes   uint64 // of content sent
@@ -33,8 +33,8 @@ type counters struct {
 }
 
 var (
-	routes = [...]string{"script", "failed", "nbp", "blob", "config", "events", "heartbeat", "files"}
-	codes  = [...]int{http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusInternalServerError}
+	routes = [...]string{"script", "failed", "nbp", "blob", "config", "events", "heartbeat", "files", "registry"}
+	codes  = [...]int{http.StatusBadRequest, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusInternalServerError}
 )
 
 // Stats gives the counts as they are.

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"dsas"
+	"dsas/imagebuild"
+	"dsas/imagebuild/transfer"
+	"dsas/internal/signing"
+	"dsas/roles"
+	"dsas/server/blobs"
+)
+
+type imageImportCmd struct {
+	configFlags
+	Kernel    string `help:"Boot it with this kernel and initramfs: a kernel release that a release here has, or a release, as web:7." placeholder:"RELEASE"`
+	NoPublish bool   `help:"Leave nodes with what they boot; publish later with dsas image publish."`
+	Files     bool   `help:"Put the role's own files and services over it, as a build does."`
+	Insecure  bool   `help:"Speak plain HTTP to the registry."`
+	Role      string `arg:"" help:"Role that it becomes a release of."`
+	Source    string `arg:"" help:"Folder with an OCI layout, archive, root tar, or registry://HOST/NAME:TAG."`
+}
+
+// Help gives the examples.
+func (*imageImportCmd) Help() string {
+	return `Takes an image in as a release of a role, on the server's machine: from a folder
+with an OCI layout or a tar with one, what docker save and podman save write, a
+registry, or a root file system in a tar (plain, gzip, zstd). PATH:NAME picks one
+of several images; oci:, oci-archive:, docker-archive: and tar: before the path
+say what it is. Log-ins to registries are taken from where docker and podman keep
+theirs.
+
+It boots with the kernel and initramfs of the role's last release, or --kernel's;
+modules of that kernel are added if it has none. What dsas image export wrote
+comes back as the very same release, with its own. Secrets are refused as in a
+build. The role's services need their run files in the image, in
+/etc/dsas/services: an image of others gets them with --files.
+
+  dsas image import web registry://registry.example/web:stable
+  dsas image import web nginx.tar --files --no-publish
+  docker save web | zstd > web.tar.zst && dsas image import web web.tar.zst`
+}
+
+// Run implements the command.
+func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
+	cfg, err := c.load()
+	if err != nil {
+		return err
+	}
+	set, err := roles.Load(cfg.Roles)
+	if set == nil {
+		return err
+	}
+	def, getErr := set.Get(c.Role)
+	if getErr != nil {
+		return errors.Join(getErr, err)
+	}
+	memory, err := imagebuild.Memory(def.Role)
+	if err != nil {
+		return err
+	}
+	store, err := blobs.Open(cfg.path("images"))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(cfg.path("cache"), 0o755); err != nil {
+		return fmt.Errorf("cache folder: %w", err)
+	}
+	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
+	frozen, err := roles.Freeze(def)
+	if err != nil {
+		return err
+	}
+	keys := signing.Folder(cfg.Keys)
+	_, signers, err := releaseKeys(keys, say)
+	if err != nil {
+		return err
+	}
+	im := transfer.Import{
+		Definition: frozen, CheckDefinition: func(b []byte) error { return checkFrozen(b, c.Role) },
+		Store: store, Source: c.Source, Registry: transfer.Registry{Insecure: c.Insecure}, Role: c.Role, Memory: memory,
+		Check: imagebuild.CheckFile, CheckSize: imagebuild.SecretSize, Tmp: cfg.path("cache"), Progress: say,
+		Modules: func(ctx context.Context, boot dsas.BootSet) (dsas.Part, error) {
+			return imagebuild.Modules(ctx, imagebuild.Options{Store: store, Cache: cfg.path("cache"), Progress: say}, def.Role, boot)
+		},
+	}
+	if c.Files {
+		im.Files = func(ctx context.Context, below map[string]transfer.Folder) (dsas.Part, bool, error) {
+			folders := make(map[string]imagebuild.Folder, len(below))
+			for name, f := range below {
+				folders[name] = imagebuild.Folder(f)
+			}
+			opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Progress: say}
+			return imagebuild.RoleFiles(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS}, folders)
+		}
+	}
+	if c.Kernel != "" {
+		if im.Boot, err = findBoot(store, c.Kernel); err != nil {
+			return err
+		}
+	}
+	out, err := im.Run(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range def.Role.Services {
+		if c.Files {
+			if _, err := fs.Stat(def.FS, "services/"+s.Name+"/run"); err == nil && !slices.Contains(out.Services, s.Name) {
+				out.Services = append(out.Services, s.Name)
+			}
+		}
+		if !slices.Contains(out.Services, s.Name) {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("it has no /etc/dsas/services/%s/run that can be executed, and role %s wants that service: nodes would report failed (--files puts the role's over it)", s.Name, c.Role))
+		}
+	}
+	signed := []dsas.Release{out.Release}
+	if err := signBuilt(ctx, store, keys, signers, signed, say); err != nil {
+		return err
+	}
+	out.Release = signed[0]
+	if !c.NoPublish {
+		if err := store.Propose(out.Release.ID); err != nil {
+			return err
+		}
+		a.syncReleases(ctx)
+	}
+	if a.JSON {
+		return a.writeJSON(out)
+	}
+	for _, w := range out.Warnings {
+		fmt.Fprintln(a.stderr, "warning:", clean(w))
+	}
+	r := out.Release
+	what := "from " + out.Kind
+	if out.Same {
+		what = "was here already"
+	}
+	a.printf("%-10s %s  %d layers, %s, kernel %s, %s\n", r.Name(), r.ID.Short(), len(r.Manifest.Parts), size(r.Manifest.Size()), clean(r.Boot.Release), what)
+	return nil
+}
+
+// checkFrozen refuses a release's definition that is not of that role.
+func checkFrozen(frozen []byte, role string) error {
+	def, err := roles.Thaw(frozen, "")
+	if err == nil && def.Role.Name != role {
+		err = fmt.Errorf("a release's role definition is of role %q, not of %s: %w", def.Role.Name, role, dsas.ErrInvalid)
+	}
+	return err
+}
+
+// findBoot gives what a release boots with: the release is named, or the kernel.
+func findBoot(store *blobs.Store, name string) (*dsas.BootSet, error) {
+	all, err := store.Releases()
+	if err != nil {
+		return nil, err
+	}
+	var found *dsas.Release
+	var kernels []string
+	for i, r := range all {
+		if r.Boot.Release == name && (found == nil || r.Created.After(found.Created)) {
+			found = &all[i]
+		}
+		if !slices.Contains(kernels, r.Boot.Release) {
+			kernels = append(kernels, r.Boot.Release)
+		}
+	}
+	if found != nil {
+		return &found.Boot, nil
+	}
+	if ref, err := dsas.ParseReleaseRef(name); err == nil && (ref.ID != "" || strings.Contains(name, ":")) {
+		r, err := store.Find(ref)
+		if err != nil {
+			return nil, err
+		}
+		return &r.Boot, nil
+	}
+	return nil, fmt.Errorf("kernel %q: no release here boots with it; there are %s: %w", name, or(strings.Join(kernels, ", ")), dsas.ErrNotFound)
+}
+
+type imageExportCmd struct {
+	configFlags
+	Format   string `help:"Of a file: oci, or docker for docker load and podman load." enum:"oci,docker" default:"oci"`
+	Insecure bool   `help:"Speak plain HTTP to the registry."`
+	Release  string `arg:"" help:"As web:7, or web for its latest."`
+	Dest     string `arg:"" help:"Folder, FILE.tar, registry://HOST/NAME[:TAG], or registry for the one that nodes fetch from."`
+}
+
+// Help gives the examples.
+func (*imageExportCmd) Help() string {
+	return `Writes a release with its kernel and initramfs as an OCI layout, into a folder
+(one that has a layout already is added to) or a file whose name ends in .tar, or
+pushes it to a registry; the kernel stands there under the tag TAG-boot. dsas
+image import takes it back as the same release. --format docker writes the image
+alone, for docker load and podman load.
+
+With registry: in dsas.yaml, or dsas serve --registry, nodes fetch image parts
+from there; DEST registry is how a release gets there.
+
+  dsas image export web:7 /srv/web
+  dsas image export web:7 web.tar --format docker
+  dsas image export web:7 registry
+  dsas image export web:7 registry://registry.example/dsas/web:stable`
+}
+
+// Run implements the command.
+func (c *imageExportCmd) Run(ctx context.Context, a *app) error {
+	cfg, err := c.load()
+	if err != nil {
+		return err
+	}
+	store, r, err := c.find(cfg, c.Release)
+	if err != nil {
+		return err
+	}
+	ex := transfer.Export{
+		Store: store, Release: *r, Dest: c.Dest, Format: c.Format, Registry: transfer.Registry{Insecure: c.Insecure},
+		Progress: func(line string) { fmt.Fprintln(a.stderr, clean(line)) },
+	}
+	if c.Dest == "registry" {
+		if cfg.Registry == "" {
+			return usageError{err: fmt.Errorf("no registry is set that nodes fetch from: name it in %s as registry: http://10.0.0.9:5000: %w", c.Config, dsas.ErrInvalid)}
+		}
+		if err := checkRegistry(cfg.Registry); err != nil {
+			return configError{err}
+		}
+		repo, plain := registryRepository(cfg.Registry, r.Role)
+		ex.Dest, ex.Registry.Insecure = "registry://"+repo, plain
+	}
+	at, err := ex.Run(ctx)
+	if err != nil {
+		return err
+	}
+	if a.JSON {
+		return a.writeJSON(map[string]string{"release": r.Name(), "id": string(r.ID), "manifest": string(r.Manifest.Digest), "dest": at})
+	}
+	a.printf("%s  %s  in %s\n", r.Name(), r.ID.Short(), clean(at))
+	return nil
+}
+
+// find opens the store and looks a release up, without a server.
+func (f *configFlags) find(cfg config, name string) (*blobs.Store, *dsas.Release, error) {
+	ref, err := dsas.ParseReleaseRef(name)
+	if err != nil {
+		return nil, nil, usageError{err: err}
+	}
+	store, err := blobs.Open(cfg.path("images"))
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := store.Find(ref)
+	return store, r, err
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"dsas"
+	"dsas/imagebuild/layers"
+	"dsas/server/blobs"
+)
+
+// layerOf stores a layer with these files, name and content in turn.
+func layerOf(t *testing.T, s *blobs.Store, title string, files ...string) dsas.Part {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for i := 0; i < len(files); i += 2 {
+		if err := w.WriteHeader(&tar.Header{Name: files[i], Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(files[i+1]))}); err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte(files[i+1]))
+	}
+	w.Close()
+	sum := sha256.Sum256(b.Bytes())
+	d, n, err := s.Put(t.Context(), &b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dsas.Part{Digest: d, DiffID: dsas.Digest("sha256:" + hex.EncodeToString(sum[:])), Size: n, Title: title, MediaType: layers.MediaTar, Unpacked: 4096 * int64(len(files)/2)}
+}
+
+// transferStore has two releases of web that differ in a package, a file and
+// the initramfs.
+func transferStore(t *testing.T, dir string) (one, two dsas.Release) {
+	t.Helper()
+	s, err := blobs.Open(filepath.Join(dir, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := func(title, text string) dsas.Part {
+		d, n, err := s.Put(t.Context(), strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dsas.Part{Digest: d, DiffID: d, Size: n, Title: title, MediaType: "application/x"}
+	}
+	status := func(version string) string {
+		return "Package: nginx\nStatus: install ok installed\nArchitecture: amd64\nVersion: " + version + "\n\n"
+	}
+	base := layerOf(t, s, "base", "etc/motd", "hello", "usr/bin/env", "x", "var/lib/dpkg/status", status("1.22"))
+	modules := layerOf(t, s, "modules", "usr/lib/modules/6.1/dsas-modules.json", "x")
+	add := func(initramfs string, parts ...dsas.Part) dsas.Release {
+		r, err := s.AddRelease(t.Context(), dsas.Release{Role: "web", Boot: dsas.BootSet{Release: "6.1", Kernel: content("kernel", "k"), Initramfs: content("initramfs", initramfs)},
+			Manifest: dsas.Manifest{Kernel: "6.1", Parts: parts}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	one = add("i", base, modules)
+	two = add("i2", base, modules, layerOf(t, s, "files", "etc/.wh.motd", "", "etc/new", "12345", "var/lib/dpkg/status", status("1.24"), "etc/dsas/services/nginx/run", "#!/bin/sh\n", "etc/dsas/services/sshd/run", "#!/bin/sh\n"))
+	return one, two
+}
+
+func TestImageDiff(t *testing.T) {
+	c := newCLI(t)
+	one, two := transferStore(t, filepath.Dir(c.socket))
+	out := c.ok("image", "diff", "web:1", "web:2", "--state", filepath.Dir(c.socket), "--config", os.DevNull)
+	for _, want := range [][]string{
+		{"web:1 -> web:2"}, {"kernel", "6.1"}, {"boots with", "another initramfs"}, {"nginx", "1.22", "1.24"},
+		{"added", "5 B", "/etc/new"}, {"removed", "5 B", "/etc/motd"}, {"changed", "content", "/var/lib/dpkg/status"},
+		{"3 added, 1 removed, 1 changed"},
+	} {
+		c.wantLine(out, want...)
+	}
+	var got imageDiff
+	if err := json.Unmarshal([]byte(c.ok("image", "diff", "web:1", "web:2", "--state", filepath.Dir(c.socket), "--config", os.DevNull, "--json")), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.From.ID != one.ID || got.To.ID != two.ID || !reflect.DeepEqual(got.Boot, []string{"initramfs"}) || len(got.Files) != 5 ||
+		!reflect.DeepEqual(got.Packages, []layers.Package{{Name: "nginx", Old: "1.22", New: "1.24"}}) {
+		t.Errorf("image diff --json = %+v", got)
+	}
+	c.wantLine(c.ok("image", "diff", "web:1", "web:1", "--state", filepath.Dir(c.socket), "--config", os.DevNull), "The same files.")
+
+	// One release: against what is published.
+	c.fails(1, []string{"image", "diff", "web:2", "--state", filepath.Dir(c.socket), "--config", os.DevNull}, "nothing is published", "name two releases")
+	if _, err := c.store.Publish(t.Context(), "web", func(p *dsas.Published) ([]dsas.Event, error) {
+		p.Publish(one.ID, "test", time.Now())
+		return nil, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.wantLine(c.ok("image", "diff", "web:2", "--state", filepath.Dir(c.socket), "--config", os.DevNull), "web:1 -> web:2")
+}
+
+func TestImageExportImport(t *testing.T) {
+	c := newCLI(t)
+	_, two := transferStore(t, filepath.Dir(c.socket))
+	keys := filepath.Join(t.TempDir(), "keys")
+	at := func(dir string, args ...string) []string {
+		return append([]string{"image"}, append(args, "--state", dir, "--config", os.DevNull, "--keys-dir", keys)...)
+	}
+	archive := filepath.Join(t.TempDir(), "web.tar")
+	c.wantLine(c.ok(at(filepath.Dir(c.socket), "export", "web:2", archive)...), "web:2", archive)
+	c.fails(1, at(filepath.Dir(c.socket), "export", "web:3", archive), "web:3")
+	c.fails(2, at(filepath.Dir(c.socket), "export", "web:2", "registry"), "no registry is set")
+
+	other := t.TempDir()
+	res := c.runIn("", at(other, "import", "web", archive)...)
+	if res.code != 0 || !shows(res.out, "web:1", two.ID.Short(), "from OCI archive") || strings.Contains(res.errors, "warning") {
+		t.Errorf("import = %+v; want web:1 with the same ID, no warning", res)
+	}
+	s, err := blobs.Open(filepath.Join(other, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := s.Proposals(); err != nil || p["web"] != two.ID {
+		t.Errorf("proposed: %v, %v; want the imported release", p, err)
+	}
+	c.wantLine(c.ok(at(other, "import", "web", archive, "--no-publish")...), "web:1", "was here already")
+
+	var diff imageDiff
+	// What is no release of ours: without the role's service it says so.
+	root := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(root, tarBytes(t, "etc/motd", "foreign"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	res = c.runIn("", at(other, "import", "web", root, "--no-publish", "--kernel", "web:1")...)
+	if res.code != 0 || !shows(res.out, "web:2", "from tar") || !shows(res.errors, "warning", "/etc/dsas/services/nginx/run") {
+		t.Errorf("import of a root tar = %+v; want web:2 and a warning for nginx", res)
+	}
+	res = c.runIn("", at(other, "import", "web", root, "--no-publish", "--files")...)
+	if res.code != 0 || !shows(res.out, "web:3", "from tar") || strings.Contains(res.errors, "warning") {
+		t.Errorf("import with the role's files = %+v; want web:3, no warning", res)
+	}
+	if err := json.Unmarshal([]byte(c.ok(at(other, "diff", "web:2", "web:3", "--json")...)), &diff); err != nil ||
+		!slices.ContainsFunc(diff.Files, func(f layers.File) bool { return f.Path == "/etc/dsas/services/nginx/run" && f.Kind == "added" }) {
+		t.Errorf("what --files adds: %+v, %v; want nginx's run", diff.Files, err)
+	}
+	if p, err := s.Proposals(); err != nil || p["web"] != two.ID {
+		t.Errorf("proposed after --no-publish: %v, %v; want what was before", p, err)
+	}
+	c.fails(1, at(other, "import", "web", root, "--kernel", "5.10"), "5.10", "6.1")
+	c.fails(1, at(other, "import", "nosuch", root), "nosuch")
+	secret := filepath.Join(t.TempDir(), "secret.tar")
+	if err := os.WriteFile(secret, tarBytes(t, "etc/shadow", "root:$6$salt$hash:1::::::\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.fails(1, at(other, "import", "web", secret), "/etc/shadow", "has a password")
+}
+
+func tarBytes(t *testing.T, name, content string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(content))}); err != nil {
+		t.Fatal(err)
+	}
+	w.Write([]byte(content))
+	w.Close()
+	return b.Bytes()
+}
