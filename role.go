@@ -6,7 +6,10 @@ import "time"
 type Role struct {
 	Name        string   `json:"name" yaml:"name"`
 	Description string   `json:"description" yaml:"description"`
-	Packages    []string `json:"packages,omitempty" yaml:"packages"` // Debian packages beyond the base
+	// Extends is "shipped" where the definition lies over the shipped one of the
+	// same name and has only what differs.
+	Extends  string   `json:"-" yaml:"extends"`
+	Packages []string `json:"packages,omitempty" yaml:"packages"` // Debian packages beyond the base
 	Modules     []string `json:"modules,omitempty" yaml:"modules"`   // kernel modules loaded before services start
 	Memory      string   `json:"memory,omitempty" yaml:"memory"`     // "512MiB": refused below this
 	// CarriesSites: the node holds its sites' service addresses on lo with the

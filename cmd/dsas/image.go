@@ -17,6 +17,8 @@ type imageCmd struct {
 	Rollback imageRollbackCmd `cmd:"" help:"Have roles' nodes boot what they booted before."`
 	Pin      imagePinCmd      `cmd:"" help:"Have nodes boot one release, whatever is published."`
 	Unpin    imageUnpinCmd    `cmd:"" help:"Have nodes follow their role again."`
+	Capture  imageCaptureCmd  `cmd:"" help:"Keep what was changed on a running node."`
+	Edit     imageEditCmd     `cmd:"" help:"Change a role's tree in a shell, and keep that."`
 }
 
 // Help explains the words.
