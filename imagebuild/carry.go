@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"dsas"
 )
@@ -92,5 +95,25 @@ func Shell(ctx context.Context, opt Options, s ShellOptions) error {
 	cmd := command(ctx, "sh", append([]string{"-ec", shellScript, "edit", s.Root, resolv}, s.Command...)...)
 	isolate(&opt, cmd, s.Network)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr
+	if tty, ok := s.Stdin.(*os.File); ok && isTerminal(tty) {
+		// The terminal's foreground, so that an interrupt is for what runs in the
+		// tree. A shell in process numbers of its own cannot give it back to us.
+		cmd.SysProcAttr.Foreground, cmd.SysProcAttr.Ctty = true, int(tty.Fd())
+		defer takeTerminal(tty)
+	}
 	return runCmd(cmd)
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// takeTerminal puts this process into the terminal's foreground. It fails where
+// the terminal is gone, and then there is nothing to take.
+func takeTerminal(tty *os.File) {
+	// Who is in the background is stopped for it, unless it ignores that (tcsetpgrp(3)).
+	signal.Ignore(unix.SIGTTOU)
+	defer signal.Reset(unix.SIGTTOU)
+	_ = unix.IoctlSetPointerInt(int(tty.Fd()), unix.TIOCSPGRP, unix.Getpgrp())
 }

@@ -73,6 +73,11 @@ func UpdateKernel(ctx context.Context, opt Options, list []RoleRelease) (dsas.Bo
 }
 
 func updateKernel(ctx context.Context, opt *Options, list []RoleRelease) (dsas.BootSet, []dsas.Release, error) {
+	for _, r := range list { // before anything is made
+		if _, err := withKernel(r.Release, dsas.BootSet{}, dsas.Part{}); err != nil {
+			return dsas.BootSet{}, nil, err
+		}
+	}
 	boot, err := buildBoot(ctx, opt)
 	if err != nil {
 		return boot, nil, err

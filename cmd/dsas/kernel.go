@@ -41,8 +41,9 @@ Examples:
 
 // kernelUpdate is what an update tells programs.
 type kernelUpdate struct {
-	Kernel   imagebuild.KernelID `json:"kernel"`   // there is now
-	Releases []kernelStep        `json:"releases"` // by role
+	Built    *imagebuild.KernelID `json:"built,omitempty"` // that the last build had
+	Kernel   imagebuild.KernelID  `json:"kernel"`          // there is now
+	Releases []kernelStep         `json:"releases"`        // by role
 }
 
 // kernelStep is one role's part of it. New is empty in a rehearsal, and the same
@@ -76,9 +77,11 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	for _, r := range list {
 		out.Releases = append(out.Releases, kernelStep{Role: r.Role, Old: r.Name(), OldKernel: r.Boot.Release})
 	}
-	if _, out.Kernel, err = imagebuild.KernelNews(ctx, opt); err != nil {
+	was, now, err := imagebuild.KernelNews(ctx, opt)
+	if err != nil {
 		return err
 	}
+	out.Built, out.Kernel = was, now
 	if cmd.DryRun {
 		return a.kernelUpdated(out, true)
 	}
@@ -196,15 +199,20 @@ func (a *app) kernelUpdated(u kernelUpdate, dry bool) error {
 	if a.JSON {
 		return a.writeJSON(u)
 	}
-	a.printf("newest kernel  %s  (package version %s)\n", clean(u.Kernel.Release), clean(u.Kernel.Version))
+	same := u.Built != nil && *u.Built == u.Kernel
+	if u.Built != nil && !same {
+		a.printf("kernel %s (%s) -> %s (%s)\n", clean(u.Built.Release), clean(u.Built.Version), clean(u.Kernel.Release), clean(u.Kernel.Version))
+	} else {
+		a.printf("kernel %s (%s), the newest\n", clean(u.Kernel.Release), clean(u.Kernel.Version))
+	}
 	t := &table{head: []string{"ROLE", "RELEASE", "KERNEL", "NEW RELEASE", "NEW KERNEL"}}
 	for _, s := range u.Releases {
 		next, kernel := s.New, u.Kernel.Release
 		switch {
 		case s.New == s.Old:
 			next, kernel = "as it is", ""
-		case dry && s.OldKernel == u.Kernel.Release:
-			next, kernel = "as it is, but for another build of the same kernel or a newer initramfs", ""
+		case dry && s.OldKernel == u.Kernel.Release && same:
+			next, kernel = "as it is, unless dsas has a newer initramfs", ""
 		case dry:
 			next = "would be made"
 		}
