@@ -67,7 +67,7 @@ func (cmd *imageCaptureCmd) Run(ctx context.Context, a *app) error {
 	}
 	ref, err := dsas.ParseReleaseRef(v.Release.Running)
 	if err != nil {
-		return err
+		return fmt.Errorf("capture %s: the release it runs, %s, is no longer in the store: boot it, and change it again: %w", v.Node.Name, v.Release.Running, dsas.ErrNotFound)
 	}
 	info, err := c.SSH(ctx, v.Node.Name)
 	if err != nil {
