@@ -12,7 +12,7 @@ import (
 var noise = []string{
 	"proc/", "sys/", "dev/", "run/", "tmp/", "boot/", "sysroot/", "lost+found/",
 	"var/tmp/", "var/log/", "var/cache/", "var/backups/", "var/mail/", "var/spool/",
-	"var/lib/dpkg/", "var/lib/apt/", "var/lib/systemd/", "var/lib/dbus/", "var/lib/logrotate/", "var/lib/dhcp/", "var/lib/ucf/",
+	"var/lib/",                                                              // packages' bookkeeping, and what services keep: data is no part of an image
 	"usr/lib/modules/",                                                      // the served kernel's
 	"usr/sbin/reboot", "usr/sbin/poweroff", "usr/sbin/halt", "usr/sbin/svc", // links our init makes
 	"etc/dsas.conf", "etc/dsas/console-password", "etc/hostname", "etc/hosts", "etc/resolv.conf", // the server's
