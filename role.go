@@ -4,11 +4,14 @@ import "time"
 
 // Role is what a node is to be, as its definition folder says in role.yaml.
 type Role struct {
-	Name        string   `json:"name" yaml:"name"`
-	Description string   `json:"description" yaml:"description"`
-	Packages    []string `json:"packages,omitempty" yaml:"packages"` // Debian packages beyond the base
-	Modules     []string `json:"modules,omitempty" yaml:"modules"`   // kernel modules loaded before services start
-	Memory      string   `json:"memory,omitempty" yaml:"memory"`     // "512MiB": refused below this
+	Name        string `json:"name" yaml:"name"`
+	Description string `json:"description" yaml:"description"`
+	// Extends is "shipped" where the definition lies over the shipped one of the
+	// same name and has only what differs.
+	Extends  string   `json:"-" yaml:"extends"`
+	Packages []string `json:"packages,omitempty" yaml:"packages"` // Debian packages beyond the base
+	Modules  []string `json:"modules,omitempty" yaml:"modules"`   // kernel modules loaded before services start
+	Memory   string   `json:"memory,omitempty" yaml:"memory"`     // "512MiB": refused below this
 	// RootSize is the most its root may grow to in memory, "2GiB"; empty: what
 	// its programs do not need.
 	RootSize string `json:"rootSize,omitempty" yaml:"rootSize"`

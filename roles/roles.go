@@ -128,6 +128,19 @@ func load(name, source string, dir fs.FS, common []fs.FS) (Definition, error) {
 	if role.Name != name {
 		return fail(fmt.Errorf("%s: name %q differs from the folder's, %q; make them the same: %w", roleFile, role.Name, name, dsas.ErrInvalid))
 	}
+	layers := []fs.FS{dir}
+	if role.Extends != "" {
+		below, err := extended(name, role.Extends)
+		if err != nil {
+			return fail(err)
+		}
+		under, err := readRole(below)
+		if err != nil {
+			return fail(fmt.Errorf("shipped %s: %w", name, err))
+		}
+		role = extend(under, role)
+		layers = append(layers, below)
+	}
 	for _, c := range common {
 		under, err := readRole(c)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -138,7 +151,7 @@ func load(name, source string, dir fs.FS, common []fs.FS) (Definition, error) {
 		}
 		role = merge(under, role)
 	}
-	def := Definition{Role: role, FS: overlayFS(append([]fs.FS{dir}, common...)), Source: source}
+	def := Definition{Role: role, FS: overlayFS(append(layers, common...)), Source: source}
 	if err := Check(def); err != nil {
 		return fail(err)
 	}

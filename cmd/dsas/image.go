@@ -23,6 +23,8 @@ type imageCmd struct {
 	Diff     imageDiffCmd     `cmd:"" help:"Show how two releases differ: packages, files, kernel, sizes."`
 	Import   imageImportCmd   `cmd:"" help:"Make a release of an image from elsewhere."`
 	Export   imageExportCmd   `cmd:"" help:"Take a release out: to a folder, a file or a registry."`
+	Capture  imageCaptureCmd  `cmd:"" help:"Keep what was changed on a running node."`
+	Edit     imageEditCmd     `cmd:"" help:"Change a role's tree in a shell, and keep that."`
 }
 
 // Help explains the words.

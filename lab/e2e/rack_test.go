@@ -98,7 +98,7 @@ func newRackWith(t *testing.T, config string, roles ...string) *rack {
 func (r *rack) fresh() {
 	r.t.Helper()
 	old, _ := filepath.Glob(filepath.Join(r.state, "dsas.db*"))
-	for _, p := range append(old, filepath.Join(r.state, "lab"), filepath.Join(r.state, "key")) {
+	for _, p := range append(old, filepath.Join(r.state, "lab"), filepath.Join(r.state, "key"), filepath.Join(r.state, "roles")) {
 		if err := os.RemoveAll(p); err != nil {
 			r.t.Fatal(err)
 		}
