@@ -336,10 +336,10 @@ func TestRestoreRefuses(t *testing.T) {
 func TestRestoreKeepsModes(t *testing.T) {
 	from, to := newServedBox(t), newServedBox(t)
 	from.store().Close()
-	keys := filepath.Join(to.etc, "keys")
+	keys := filepath.Join(to.etc, "operators")
 	from.write("etc/dsas.yaml", "authorizedKeys: "+keys+"\n")
-	from.write("etc/keys", goodKey+"\n")
-	to.write("etc/keys", goodKey+"\n")
+	from.write("etc/operators", goodKey+"\n")
+	to.write("etc/operators", goodKey+"\n")
 	if err := os.Chmod(keys, 0o600); err != nil {
 		t.Fatal(err)
 	}
