@@ -69,20 +69,11 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 		}
 		defs = append(defs, def)
 	}
-	store, err := blobs.Open(cfg.path("images"))
+	store, letGo, err := fillImages(ctx, cfg, req.say)
 	if err != nil {
 		return out, err
 	}
-	// Kernel and layers that an earlier build made may belong to no release now.
-	release, err := store.Hold(ctx, func() {
-		if req.Progress != nil {
-			req.Progress("waiting for dsas image gc")
-		}
-	})
-	if err != nil {
-		return out, err
-	}
-	defer release()
+	defer letGo()
 	initPath, err := nodeProgram("dsas-init")
 	if err != nil {
 		return out, err
@@ -134,6 +125,17 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 		}
 	}
 	return out, nil
+}
+
+// fillImages opens the image store for who puts releases into it: what of them is
+// there already, or comes first, may belong to no release now, and dsas image gc
+// leaves it alone until letGo is called.
+func fillImages(ctx context.Context, cfg config, say func(string)) (store *blobs.Store, letGo func(), err error) {
+	if store, err = blobs.Open(cfg.path("images")); err != nil {
+		return nil, nil, err
+	}
+	letGo, err = store.Hold(ctx, func() { say("waiting for dsas image gc") })
+	return store, letGo, err
 }
 
 // lockOf is where the lock of a role's packages is: beside the definition of a

@@ -65,14 +65,15 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	store, err := blobs.Open(cfg.path("images"))
+	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
+	store, letGo, err := fillImages(ctx, cfg, say)
 	if err != nil {
 		return err
 	}
+	defer letGo()
 	if err := os.MkdirAll(cfg.path("cache"), 0o755); err != nil {
 		return fmt.Errorf("cache folder: %w", err)
 	}
-	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
 	frozen, err := roles.Freeze(def)
 	if err != nil {
 		return err

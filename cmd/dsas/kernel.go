@@ -62,10 +62,12 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	store, err := blobs.Open(cfg.path("images"))
+	say := func(line string) { fmt.Fprintln(a.stderr, line) }
+	store, letGo, err := fillImages(ctx, cfg, say)
 	if err != nil {
 		return err
 	}
+	defer letGo()
 	list, err := a.followed(ctx, store)
 	if err != nil {
 		return err
@@ -73,7 +75,6 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	if len(list) == 0 {
 		return fmt.Errorf("no role has a release, so none needs another kernel: build some with: dsas image build: %w", dsas.ErrNotFound)
 	}
-	say := func(line string) { fmt.Fprintln(a.stderr, line) }
 	opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Locks: cfg.path("locks"), Progress: say}
 	var out kernelUpdate
 	for _, r := range list {
