@@ -100,7 +100,7 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 		return none, err
 	}
 	stateKey := func(base, role lock) string {
-		return key("role", def.Frozen, bootKey(boot), a.suite, base, role, k.id(), bootKey(boot), packages, def.Role, def.Frozen, memory, files.sum(), sources, opt.allow.list, leaks.Sum(),
+		return key("role", a.suite, base, role, k.id(), bootKey(boot), packages, def.Role, def.Frozen, memory, files.sum(), sources, opt.allow.list, leaks.Sum(),
 			basePackages, dpkgOptions, imageFolders, imageModules, dropped, emptied)
 	}
 	stateFile := filepath.Join(opt.Cache, "roles", def.Role.Name+".json")

@@ -9,7 +9,6 @@ import (
 
 	"dsas"
 	"dsas/imagebuild"
-	"dsas/internal/signing"
 	"dsas/roles"
 	"dsas/server/blobs"
 )
@@ -82,7 +81,7 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	if err != nil {
 		return out, err
 	}
-	keys := signing.Folder(cfg.Keys)
+	keys := cfg.signingFolder()
 	trusted, signers, err := releaseKeys(keys, req.say)
 	if err != nil {
 		return out, err

@@ -57,7 +57,7 @@ func (c *imageSignCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		signers = append(signers, s)
-	} else if signers, err = signing.Folder(cfg.Keys).Signers(); err != nil {
+	} else if signers, err = cfg.signingFolder().Signers(); err != nil {
 		return err
 	}
 	if len(signers) == 0 {
@@ -144,7 +144,7 @@ type keyView struct {
 }
 
 func keyViews(cfg config) ([]keyView, error) {
-	list, err := signing.Folder(cfg.Keys).List()
+	list, err := cfg.signingFolder().List()
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +203,7 @@ func (c *imageKeyNewCmd) Run(_ context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	p, err := signing.Folder(cfg.Keys).New()
+	p, err := cfg.signingFolder().New()
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func (c *imageKeyRmCmd) Run(_ context.Context, a *app) error {
 				views[i].ID, strings.Join(lost, " "), dsas.ErrConflict)
 		}
 	}
-	if err := signing.Folder(cfg.Keys).Remove(c.ID); err != nil {
+	if err := cfg.signingFolder().Remove(c.ID); err != nil {
 		return err
 	}
 	if a.JSON {

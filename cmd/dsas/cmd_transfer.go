@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"dsas"
 	"dsas/imagebuild"
 	"dsas/imagebuild/transfer"
-	"dsas/internal/signing"
 	"dsas/roles"
 	"dsas/server/blobs"
 )
@@ -22,6 +22,7 @@ type imageImportCmd struct {
 	Kernel    string `help:"Boot it with this kernel and initramfs: a kernel release that a release here has, or a release, as web:7." placeholder:"RELEASE"`
 	NoPublish bool   `help:"Leave nodes with what they boot; publish later with dsas image publish."`
 	Files     bool   `help:"Put the role's own files and services over it, as a build does."`
+	Trust     bool   `help:"Take the templates and services of the release that it is, which this server renders; else those of the role here." name:"trust-definition"`
 	Insecure  bool   `help:"Speak plain HTTP to the registry."`
 	Role      string `arg:"" help:"Role that it becomes a release of."`
 	Source    string `arg:"" help:"Folder with an OCI layout, archive, root tar, or registry://HOST/NAME:TAG."`
@@ -78,13 +79,13 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	keys := signing.Folder(cfg.Keys)
+	keys := cfg.signingFolder()
 	_, signers, err := releaseKeys(keys, say)
 	if err != nil {
 		return err
 	}
 	im := transfer.Import{
-		Definition: frozen, CheckDefinition: func(b []byte) error { return checkFrozen(b, c.Role) },
+		Definition: frozen, CheckDefinition: func(b []byte) (bool, error) { return c.takes(store, b) },
 		Store: store, Source: c.Source, Registry: transfer.Registry{Insecure: c.Insecure}, Role: c.Role, Memory: memory,
 		Check: imagebuild.CheckFile, CheckSize: imagebuild.SecretSize, Tmp: cfg.path("cache"), Progress: say,
 		Modules: func(ctx context.Context, boot dsas.BootSet) (dsas.Part, error) {
@@ -146,13 +147,26 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	return nil
 }
 
-// checkFrozen refuses a release's definition that is not of that role.
-func checkFrozen(frozen []byte, role string) error {
-	def, err := roles.Thaw(frozen, "")
-	if err == nil && def.Role.Name != role {
-		err = fmt.Errorf("a release's role definition is of role %q, not of %s: %w", def.Role.Name, role, dsas.ErrInvalid)
+// takes tells whether the definition that a release comes with may be rendered
+// here: it is one that is here already, or is trusted.
+func (c *imageImportCmd) takes(store *blobs.Store, frozen []byte) (bool, error) {
+	known, err := store.Releases()
+	if err != nil {
+		return false, err
 	}
-	return err
+	for _, r := range known {
+		if r.Role == c.Role && bytes.Equal(r.Definition, frozen) {
+			return true, nil
+		}
+	}
+	if !c.Trust {
+		return false, nil
+	}
+	def, err := roles.Thaw(frozen, "")
+	if err == nil && def.Role.Name != c.Role {
+		err = fmt.Errorf("a release's role definition is of role %q, not of %s: %w", def.Role.Name, c.Role, dsas.ErrInvalid)
+	}
+	return err == nil, err
 }
 
 // findBoot gives what a release boots with: the release is named, or the kernel.

@@ -89,6 +89,7 @@ type bondConfig struct {
 const (
 	defaultConfigDir  = "/etc/dsas"
 	defaultConfigPath = defaultConfigDir + "/dsas.yaml"
+	defaultKeysDir    = defaultConfigDir + "/keys"
 )
 
 // loadConfig reads path strictly; the default path may be missing.
@@ -210,7 +211,7 @@ func (c *config) setDefaults() {
 	def(&c.State, "/var/lib/dsas")
 	def(&c.Socket, "/run/dsas/dsas.sock")
 	def(&c.Roles, "/etc/dsas/roles")
-	def(&c.Keys, defaultConfigDir+"/keys")
+	def(&c.Keys, defaultKeysDir)
 	def(&c.Listen, "127.0.0.1:8443")
 	def(&c.Bond.Name, "bond0")
 	def(&c.Bond.Options, "mode=active-backup miimon=100")

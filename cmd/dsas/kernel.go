@@ -11,7 +11,6 @@ import (
 	"dsas"
 	"dsas/client"
 	"dsas/imagebuild"
-	"dsas/internal/signing"
 	"dsas/roles"
 	"dsas/server/blobs"
 )
@@ -94,7 +93,7 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	if opt.BBPath, err = nodeProgram("bb"); err != nil {
 		return err
 	}
-	keys := signing.Folder(cfg.Keys)
+	keys := cfg.signingFolder()
 	trusted, signers, err := releaseKeys(keys, say)
 	if err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,7 +48,15 @@ func (r *releases) Bootable(rel *dsas.Release) error {
 	if err != nil {
 		return err
 	}
-	return bootable(rel, trusted)
+	err = bootable(rel, trusted)
+	if err == nil {
+		return nil
+	}
+	r.Refresh() // it may have been signed this moment
+	if now, newer := r.Release(rel.ID); newer == nil {
+		err = bootable(now, trusted)
+	}
+	return err
 }
 
 // builder is who publishes what an image build has proposed.
@@ -63,7 +73,8 @@ func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
 	}
 	changed := []dsas.Published{}
 	var errs []error
-	for role, id := range proposals {
+	for _, role := range slices.Sorted(maps.Keys(proposals)) {
+		id := proposals[role]
 		if r.state.Published(role).Proposed == id {
 			continue
 		}

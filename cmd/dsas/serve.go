@@ -154,7 +154,7 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		Store: d.bootStore(), Blobs: d.blobs, Releases: d.rel, Images: d.blobs, Registry: d.cfg.Registry, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,
 		Port: d.cfg.HTTPPort, BondOptions: d.cfg.bondParameter(), ExtraCmdline: d.cfg.Cmdline,
 		Discovery: d.cfg.Discovery, OtherDHCP: d.cfg.otherDHCP(), Neighbour: d.socks.neighbour, Heartbeat: d.cfg.Heartbeat,
-		LoaderDir: d.cfg.path("loaders"), Role: d.role, MenuTimeout: d.cfg.MenuTimeout,
+		LoaderDir: d.cfg.path("loaders"), Role: d.render.role, MenuTimeout: d.cfg.MenuTimeout,
 	})
 	d.power = power.New(d.store.BMCPassword, d.log.With("part", "power"))
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -28,6 +29,16 @@ func releaseKeys(f signing.Folder, say func(string)) ([]signing.Pair, []signing.
 	}
 	signers, err := f.Signers()
 	return list, signers, err
+}
+
+// signingFolder is where who builds keeps keys: who is not root, in his own state
+// folder, since the machine's are root's. A server that is to take such releases is
+// given it by --keys-dir.
+func (c *config) signingFolder() signing.Folder {
+	if c.Keys == defaultKeysDir && (os.Geteuid() != 0 || os.Getenv(inNamespace) != "") {
+		return signing.Folder(c.path("keys"))
+	}
+	return signing.Folder(c.Keys)
 }
 
 // initramfsKeys are the public keys as an initramfs has them.

@@ -112,12 +112,18 @@ func Whiteout(name string) (removes string, opaque, is bool) {
 	return "", false, false
 }
 
+// IsFile tells whether an entry is a file with content, in whichever way tar has
+// to say so: nodes write all of them.
+func IsFile(h *tar.Header) bool {
+	return h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeCont || h.Typeflag == tar.TypeGNUSparse
+}
+
 // page is the granularity of tmpfs, in bytes.
 const page = 4096
 
 // Pages gives the bytes of tmpfs that an entry takes.
 func Pages(h *tar.Header) int64 {
-	if h.Typeflag != tar.TypeReg || h.Size <= 0 {
+	if !IsFile(h) || h.Size <= 0 {
 		return 0
 	}
 	return (h.Size + page - 1) / page * page

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -48,10 +49,10 @@ type Import struct {
 	// folders, in the store; false: there are none. nil: none are put over it.
 	Files func(ctx context.Context, below map[string]Folder) (dsas.Part, bool, error)
 	// Definition goes with the release (dsas.Release.Definition) of an image that
-	// has none for the role; CheckDefinition refuses one that it has and that
-	// cannot be used. nil: all can.
+	// has none for the role, or one that CheckDefinition does not take: what stands
+	// in it the server renders. nil: all are taken.
 	Definition      []byte
-	CheckDefinition func(frozen []byte) error
+	CheckDefinition func(frozen []byte) (bool, error)
 	// Check refuses a file that must be in no image: its clean name and content,
 	// of files up to CheckSize bytes.
 	Check     func(name string, content []byte) error
@@ -150,7 +151,7 @@ func (im *Import) run(ctx context.Context) (Imported, error) {
 	if err != nil {
 		return out, err
 	}
-	definition, err := im.definition(src)
+	definition, err := im.definition(src, &out)
 	if err != nil {
 		return out, err
 	}
@@ -176,21 +177,26 @@ func (im *Import) memory(src *source) int64 {
 
 // definition is what a release of this role has, none included, since it comes
 // back as the same; for all others the role's own.
-func (im *Import) definition(src *source) ([]byte, error) {
+func (im *Import) definition(src *source, out *Imported) ([]byte, error) {
 	labels := src.config.Config.Labels
-	if labels[labelRole] != im.Role {
+	if labels[labelRole] != im.Role || im.Files != nil { // whose files, his definition
 		return im.Definition, nil
 	}
-	text := labels[labelDefine]
-	if text == "" {
+	text, ok := labels[labelDefine]
+	if !ok || text == "" {
 		return nil, nil
 	}
 	frozen, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
 		return nil, invalid("its role definition: %v", err)
 	}
-	if im.CheckDefinition != nil {
-		err = im.CheckDefinition(frozen)
+	if im.CheckDefinition == nil || bytes.Equal(frozen, im.Definition) {
+		return frozen, nil
+	}
+	ok, err = im.CheckDefinition(frozen)
+	if err == nil && !ok {
+		out.Warnings = append(out.Warnings, "the templates and services that it came with are not taken, but those of the role here: it is another release (--trust-definition takes them)")
+		frozen = im.Definition
 	}
 	return frozen, err
 }

@@ -48,7 +48,7 @@ func (im *Import) scan(plain io.Reader, part *dsas.Part, seen *contents) error {
 			return invalid("%.200q: the layer is larger than nodes could hold", name)
 		}
 		seen.note(name, h)
-		if h.Typeflag == tar.TypeReg && im.Check != nil && h.Size <= im.CheckSize && h.Size > 0 {
+		if layers.IsFile(h) && im.Check != nil && h.Size <= im.CheckSize && h.Size > 0 {
 			b, err := io.ReadAll(tr)
 			if err != nil {
 				return fmt.Errorf("read tar: %.200q: %w", name, err)

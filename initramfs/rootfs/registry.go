@@ -47,19 +47,14 @@ func fetchVia(ctx context.Context, o Options) (Stats, error) {
 	direct.Registry, through.Registry = "", ""
 	through.Client = &http.Client{Transport: reg}
 	stats, err := Fetch(ctx, through)
-	if notTheOne(err) && reg.used.Load() && ctx.Err() == nil {
-		o.Log.Warn("the registry's image is not the one named; fetching it from the server", "registry", o.Registry, "err", err)
+	// Whatever it is: what is unpacked is not checked before its end, so that other
+	// content can fill the root, too.
+	if err != nil && reg.used.Load() && ctx.Err() == nil {
+		o.Log.Warn("the image that the registry has part in cannot be had; fetching it from the server", "registry", o.Registry, "err", err)
 		return Fetch(ctx, direct)
 	}
 	stats.FromRegistry = reg.bytes.Load()
 	return stats, err
-}
-
-// notTheOne tells whether err means that other bytes came than the manifest names.
-func notTheOne(err error) bool {
-	var d *DigestError
-	var s *SizeError
-	return errors.As(err, &d) && !d.Tar || errors.As(err, &s)
 }
 
 // registry is the transport of a Fetch that asks a registry first.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -471,12 +472,34 @@ func testDamagedPart(t *testing.T, r *rack, b *box) {
 		}
 	}
 	defer mend()
-	// A wrong line in dsas.conf, in the same boot.
+	// A wrong line in dsas.conf, in the same boot. What can be seen to be wrong is
+	// refused when it is set; a site variable that it uses can change later.
 	conf := filepath.Join(t.TempDir(), "conf")
-	if err := os.WriteFile(conf, []byte("IPADDRESS7=300.1.1.1/22\nGREETING=\"still here\"\n"), 0o644); err != nil {
+	write := func(text string) {
+		if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("IPADDRESS7=300.1.1.1/22\n")
+	if _, err := r.try("node", "set", b.Name(), "--conf-file", conf); err == nil || !strings.Contains(err.Error(), `IPADDRESS7="300.1.1.1/22"`) {
+		t.Errorf("node set with a wrong line = %v; want it refused by name", err)
+	}
+	write("IPADDRESS7=$EXTRA\nGREETING=\"still here\"\n")
+	config, err := os.ReadFile(r.conf)
+	if err != nil {
 		t.Fatal(err)
 	}
+	extra := func(value string) {
+		t.Helper()
+		r.stopServer()
+		if err := os.WriteFile(r.conf, bytes.Replace(config, []byte("variables:\n"), []byte("variables:\n  EXTRA: "+value+"\n"), 1), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r.startServer()
+	}
+	extra("192.0.2.7/24")
 	r.dsas(t, "node", "set", b.Name(), "--conf-file", conf)
+	extra("300.1.1.1/22")
 	mark := r.mark(t, b.Name())
 	r.dsas(t, "power", "cycle", b.Name())
 	e := b.wait(t, mark, "the refusal", kind(dsas.KindPartBad))

@@ -32,7 +32,7 @@ func testSigned(t *testing.T, r *rack, b *box) {
 	var v dsas.ReleaseView
 	decode(t, r.dsas(t, "image", "show", "web", "--json"), &v)
 	for _, e := range r.events(t, b.Name(), 0) {
-		if e.Kind == dsas.KindFetch && !regexp.MustCompile(`release web:\d+, signed .* by key [0-9A-F]{16}`).MatchString(e.Message) {
+		if e.Kind == dsas.KindFetch && !regexp.MustCompile(`release [a-z]+:\d+, signed .* by key [0-9A-F]{16}`).MatchString(e.Message) {
 			t.Errorf("%s: %s; want the release's name and the key, as they are signed", e.Kind, e.Message)
 		}
 	}

@@ -196,6 +196,9 @@ func (s *Store) changeLocked(change func(*v1.IndexManifest, *index) error) error
 	return nil
 }
 
+// Refresh has the next question look at the index's file.
+func (s *Store) Refresh() { s.forget() }
+
 // forget has the next index look at the file.
 func (s *Store) forget() {
 	s.mu.Lock()

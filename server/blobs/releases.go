@@ -51,8 +51,8 @@ func (s *Store) PutBoot(ctx context.Context, b dsas.BootSet) (dsas.BootSet, erro
 }
 
 // AddRelease stores a release whose content is here already, and gives it with
-// its ID, number and digest. What is here under that ID stays what it is; with
-// layers that are compressed in another way, they are what nodes get from now on.
+// its ID, number and digest. One that is here whole under that ID stays as it is,
+// with its signatures; of one that lost content this takes the place.
 func (s *Store) AddRelease(ctx context.Context, r dsas.Release) (dsas.Release, error) {
 	fail := func(err error) (dsas.Release, error) {
 		return dsas.Release{}, fmt.Errorf("store release of role %s: %w", r.Role, err)
@@ -94,7 +94,16 @@ func (s *Store) AddRelease(ctx context.Context, r dsas.Release) (dsas.Release, e
 		r.Created = time.Now()
 	}
 	r.Created = r.Created.UTC().Truncate(time.Second)
+	var there *dsas.Release
 	err = s.changeIndex(func(raw *v1.IndexManifest, idx *index) error {
+		// What is signed and may be on its way to a node is not replaced by the same
+		// content compressed in another way.
+		if e, ok := idx.byID[r.ID]; ok {
+			if have, err := s.release(r.ID, e); err == nil && s.checkParts(slices.Concat(have.Boot.Parts(), have.Manifest.Parts)...) == nil {
+				there = have
+				return errThere
+			}
+		}
 		// A GC removes content under this lock.
 		content, err := s.Content(&r)
 		if err != nil {
@@ -117,11 +126,17 @@ func (s *Store) AddRelease(ctx context.Context, r dsas.Release) (dsas.Release, e
 		setRef(raw, d, r.Name(), r)
 		return nil
 	})
+	if errors.Is(err, errThere) {
+		return *there, nil
+	}
 	if err != nil {
 		return fail(err)
 	}
 	return r, nil
 }
+
+// errThere ends a change of the index for which there is no need.
+var errThere = errors.New("it is there already")
 
 // setRef makes ref name a release's manifest, in the place of what it named.
 func setRef(raw *v1.IndexManifest, d v1.Descriptor, ref string, r dsas.Release) {
@@ -263,8 +278,11 @@ func (s *Store) BootFile(d dsas.Digest) (title string, err error) {
 		files = map[dsas.Digest]string{}
 		for id, e := range idx.byID {
 			r, err := s.release(id, e)
-			if err != nil {
+			if errors.Is(err, dsas.ErrNotFound) || errors.Is(err, dsas.ErrInvalid) {
 				continue // it is told where it is asked for
+			}
+			if err != nil {
+				return "", err // of the moment: nothing is remembered
 			}
 			for _, p := range r.Boot.Parts() {
 				files[p.Digest] = p.Title

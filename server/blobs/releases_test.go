@@ -124,18 +124,29 @@ func TestPropose(t *testing.T) {
 	}
 }
 
-// TestRendition: another compression is the same release, and what nodes get
-// from then on.
+// TestRendition: another compression is the same release, and what is here stays;
+// only where its content is lost the new one takes its place.
 func TestRendition(t *testing.T) {
 	s := open(t)
 	r := release(t, s, "web", "one")
 	first := add(t, s, r)
+	if err := s.Sign(t.Context(), &first, "key", "a signature"); err != nil {
+		t.Fatal(err)
+	}
 	other := put(t, s, "one, compressed otherwise", "base")
 	other.DiffID, other.MediaType, other.Unpacked = r.Manifest.Parts[0].DiffID, dsas.MediaTarZstd, 4096
+	lost := r.Manifest.Parts[0]
 	r.Manifest.Parts = []dsas.Part{other}
 	second := add(t, s, r)
+	if second.ID != first.ID || second.Number != first.Number || second.Manifest.Digest != first.Manifest.Digest || len(second.Signed.Signatures) != 1 {
+		t.Errorf("recompressed: %s %s %s, %d signatures; want %s as it was, signed", second.Name(), second.ID.Short(), second.Manifest.Digest.Short(), len(second.Signed.Signatures), first.Name())
+	}
+	if err := os.Remove(s.blobPath(lost.Digest)); err != nil {
+		t.Fatal(err)
+	}
+	second = add(t, s, r)
 	if second.ID != first.ID || second.Number != first.Number || second.Manifest.Digest == first.Manifest.Digest {
-		t.Errorf("recompressed: %s %s %s; want ID and number of %s %s and another manifest", second.Name(), second.ID.Short(), second.Manifest.Digest.Short(), first.Name(), first.ID.Short())
+		t.Errorf("recompressed where content was lost: %s %s %s; want ID and number of %s %s and another manifest", second.Name(), second.ID.Short(), second.Manifest.Digest.Short(), first.Name(), first.ID.Short())
 	}
 	if got, err := s.Release(first.ID); err != nil || got.Manifest.Parts[0].Digest != other.Digest {
 		t.Errorf("Release = %+v, %v; want the new rendition", got, err)

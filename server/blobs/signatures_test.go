@@ -76,6 +76,9 @@ func TestSign(t *testing.T) {
 	// Another rendition: what was signed is not what nodes get now.
 	recompressed := put(t, s, "one, compressed otherwise", "base")
 	recompressed.DiffID, recompressed.MediaType = rel.Manifest.Parts[0].DiffID, dsas.MediaTarZstd
+	if err := os.Remove(s.blobPath(rel.Manifest.Parts[0].Digest)); err != nil { // else the first one stays
+		t.Fatal(err)
+	}
 	rel.Manifest.Parts = []dsas.Part{recompressed}
 	second := add(t, s, rel)
 	if got := mustRead(t, s, second.ID); second.ID != r.ID || len(got.Signed.Signatures) != 0 {

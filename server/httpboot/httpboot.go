@@ -109,9 +109,9 @@ type Config struct {
 	// ARP found it; false where that is not known. It says who asks when the
 	// addresses are another server's. nil: never known.
 	Neighbour func(netip.Addr) (dsas.MAC, bool)
-	// Role gives a role's definition: what may be offered in a loader's menu
+	// Role gives a role's definition as a release has it, with "" the server's own: what may be offered in a loader's menu
 	// hangs on it. nil: there are no menus.
-	Role func(name string) (dsas.Role, error)
+	Role func(name string, release dsas.Digest) (dsas.Role, error)
 	// MenuTimeout is how long a menu waits for a key; 0: boot.DefaultMenuTimeout.
 	MenuTimeout time.Duration
 	// Heartbeat is how often a running node says that it lives.

@@ -20,24 +20,42 @@ func (s *Server) menu(node dsas.Node) ([]string, error) {
 	}
 	var out []string
 	for _, name := range node.Menu {
-		role, err := s.Role(name)
+		r, err := s.Releases.Assigned(&node, name)
+		if err != nil {
+			return nil, err
+		}
+		if r == nil {
+			continue // nothing to boot
+		}
+		why, err := s.menuRefusal(name, r.ID)
 		if errors.Is(err, dsas.ErrNotFound) {
 			continue
 		} else if err != nil {
 			return nil, err
 		}
-		if why := role.MenuRefusal(); why != "" {
+		if why != "" {
 			s.Log.Warn("role left out of a menu", "node", node.Name, "role", name, "why", why)
 			continue
-		}
-		if r, err := s.Releases.Assigned(&node, name); err != nil {
-			return nil, err
-		} else if r == nil {
-			continue // nothing to boot
 		}
 		out = append(out, name)
 	}
 	return out, nil
+}
+
+// menuRefusal says why a role may not be offered: by the definition of the release
+// that would boot, which obeys it, and by the server's own, which may have been
+// changed since for that reason.
+func (s *Server) menuRefusal(name string, release dsas.Digest) (string, error) {
+	for _, id := range []dsas.Digest{"", release} {
+		role, err := s.Role(name, id)
+		if err != nil {
+			return "", err
+		}
+		if why := role.MenuRefusal(); why != "" {
+			return why, nil
+		}
+	}
+	return "", nil
 }
 
 // picked records that another role than the assigned one was picked for boot b.

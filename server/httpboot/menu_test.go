@@ -18,7 +18,7 @@ import (
 func menus(t *testing.T) *fixture {
 	t.Helper()
 	f := open(t, func(c *httpboot.Config) {
-		c.Role = func(name string) (dsas.Role, error) {
+		c.Role = func(name string, _ dsas.Digest) (dsas.Role, error) {
 			r := dsas.Role{Name: name}
 			switch name {
 			case "gone":
