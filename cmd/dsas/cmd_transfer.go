@@ -39,7 +39,8 @@ theirs.
 
 It boots with the kernel and initramfs of the role's last release, or --kernel's;
 modules of that kernel are added if it has none. What dsas image export wrote
-comes back as the very same release, with its own. Secrets are refused as in a
+comes back as the very same release, with its own, on the machine that wrote it; on
+another with --trust-definition. Secrets are refused as in a
 build. The role's services need their run files in the image, in
 /etc/dsas/services: an image of others gets them with --files.
 

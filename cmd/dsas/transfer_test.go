@@ -16,6 +16,7 @@ import (
 
 	"dsas"
 	"dsas/imagebuild/layers"
+	"dsas/roles"
 	"dsas/server/blobs"
 )
 
@@ -170,4 +171,45 @@ func tarBytes(t *testing.T, name, content string) []byte {
 	w.Write([]byte(content))
 	w.Close()
 	return b.Bytes()
+}
+
+// TestImportDefinition: what the server would render of a release from elsewhere
+// is taken when the operator says so, or has it already.
+func TestImportDefinition(t *testing.T) {
+	c := newCLI(t)
+	set, err := roles.Load("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, err := set.Get("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	def.Role.Description = "as it was elsewhere"
+	frozen, err := roles.Freeze(def)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(c.socket)
+	_, two := transferStore(t, dir)
+	from, err := blobs.Open(filepath.Join(dir, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	two.Definition = frozen
+	if two, err = from.AddRelease(t.Context(), two); err != nil {
+		t.Fatal(err)
+	}
+	keys, archive := filepath.Join(t.TempDir(), "keys"), filepath.Join(t.TempDir(), "web.tar")
+	at := func(dir string, args ...string) []string {
+		return append([]string{"image"}, append(args, "--state", dir, "--config", os.DevNull, "--keys-dir", keys)...)
+	}
+	c.ok(at(dir, "export", two.Name(), archive)...)
+	other := t.TempDir()
+	res := c.runIn("", at(other, "import", "web", archive)...)
+	if res.code != 0 || strings.Contains(res.out, two.ID.Short()) || !shows(res.errors, "not taken", "--trust-definition") {
+		t.Errorf("import of another's definition = %+v; want another release, and a warning that says why", res)
+	}
+	c.wantLine(c.ok(at(other, "import", "web", archive, "--trust-definition")...), "web:2", two.ID.Short())
+	c.wantLine(c.ok(at(other, "import", "web", archive)...), "web:2", two.ID.Short(), "was here already")
 }
