@@ -369,12 +369,6 @@ func (d *daemon) sshInfo(ctx context.Context, n dsas.Node) (dsas.SSHInfo, error)
 	return dsas.SSHInfo{Address: n.Address.Addr(), HostKey: pub, Netns: d.cfg.Netns}, nil
 }
 
-// role gives one role's definition.
-func (d *daemon) role(name string) (dsas.Role, error) {
-	def, err := d.roles.Get(name)
-	return def.Role, err
-}
-
 // Roles implements api.Roles.
 func (d *daemon) Roles(context.Context) ([]dsas.RoleView, error) {
 	var out []dsas.RoleView
