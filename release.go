@@ -24,6 +24,10 @@ type Release struct {
 	// which the server's own is taken.
 	Definition []byte `json:"-"`
 	Signed     Signed `json:"-"` // Manifest as it is signed
+	// Damaged says why what describes it in the store cannot be read, in a list of
+	// releases; "" as a rule. ID, Role, Number, Created and Manifest's digest are
+	// all that is known of it then.
+	Damaged string `json:"damaged,omitempty"`
 }
 
 // Name is what people call a release: "web:7".

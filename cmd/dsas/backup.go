@@ -211,6 +211,9 @@ func addImages(m *backup.Manifest, dir string, content bool) error {
 	}
 	seen := map[dsas.Digest]bool{}
 	for i := range m.Releases {
+		if r := m.Releases[i]; r.Damaged != "" {
+			return fmt.Errorf("%s; dsas image gc removes a damaged one that nobody uses, and a backup without images leaves all out: %w", r.Damaged, dsas.ErrConflict)
+		}
 		list, err := have.Content(&m.Releases[i])
 		if err != nil {
 			return err

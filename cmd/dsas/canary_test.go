@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -150,6 +151,16 @@ func TestGCCommand(t *testing.T) {
 			t.Errorf("%sis still there:\n%s", name, list)
 		}
 	}
+	// What can boot no node is not kept, nor does it take the place of what can.
+	nine, err := c.releases.Find(dsas.ReleaseRef{Role: "web", Number: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(state, "images", "blobs", "sha256", nine.Manifest.Digest.Hex()), 0); err != nil {
+		t.Fatal(err)
+	}
+	c.wantLine(c.ok(gc("--keep", "1")...), "removed web:9")
+	c.wantLine(c.ok("image", "ls"), "web:7", "current")
 	// Another store than the server's, and no server.
 	c.fails(1, []string{"image", "gc", "--state", t.TempDir()}, "other releases", "--state")
 	c.socket = filepath.Join(state, "none")

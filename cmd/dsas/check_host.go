@@ -110,6 +110,9 @@ func (c *checker) images() {
 	for _, role := range slices.Sorted(maps.Keys(newest)) {
 		r := newest[role]
 		names = append(names, r.Name())
+		if r.Damaged != "" {
+			bad, broken = append(bad, r.Damaged), append(broken, role)
+		}
 		for _, p := range slices.Concat(r.Boot.Parts(), r.Manifest.Parts) {
 			if why := missingPart(store, p); why != "" {
 				bad = append(bad, fmt.Sprintf("release %s, %s", r.Name(), why))

@@ -156,7 +156,7 @@ func (c *imageImportCmd) takes(store *blobs.Store, frozen []byte) (bool, error) 
 		return false, err
 	}
 	for _, r := range known {
-		if r.Role == c.Role && bytes.Equal(r.Definition, frozen) {
+		if r.Role == c.Role && r.Damaged == "" && bytes.Equal(r.Definition, frozen) {
 			return true, nil
 		}
 	}
@@ -179,6 +179,9 @@ func findBoot(store *blobs.Store, name string) (*dsas.BootSet, error) {
 	var found *dsas.Release
 	var kernels []string
 	for i, r := range all {
+		if r.Damaged != "" {
+			continue
+		}
 		if r.Boot.Release == name && (found == nil || r.Created.After(found.Created)) {
 			found = &all[i]
 		}

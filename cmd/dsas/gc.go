@@ -158,8 +158,11 @@ func (u use) unused(all []dsas.Release, keep int) []dsas.Digest {
 	newest := map[string]int{}
 	var out []dsas.Digest
 	for _, r := range slices.Backward(all) {
-		newest[r.Role]++
-		if newest[r.Role] > keep && !held[r.ID] {
+		// One that is damaged does not take the place of one that boots.
+		if r.Damaged == "" {
+			newest[r.Role]++
+		}
+		if (r.Damaged != "" || newest[r.Role] > keep) && !held[r.ID] {
 			out = append(out, r.ID)
 		}
 	}

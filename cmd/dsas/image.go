@@ -86,7 +86,10 @@ func releaseState(v dsas.ReleaseView) cell {
 	if len(v.Pinned) > 0 {
 		words = append(words, "pinned")
 	}
-	if v.Refused != "" {
+	switch {
+	case v.Damaged != "":
+		words, colour = append(words, "damaged"), red
+	case v.Refused != "":
 		words, colour = append(words, "refused"), red
 	}
 	return cell{or(strings.Join(words, ", ")), colour}

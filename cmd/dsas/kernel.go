@@ -193,6 +193,9 @@ func (a *app) followed(ctx context.Context, store *blobs.Store) ([]dsas.Release,
 	}
 	var out []dsas.Release
 	for _, r := range byRole {
+		if r.Damaged != "" {
+			return nil, fmt.Errorf("%s: %w", r.Damaged, dsas.ErrConflict)
+		}
 		out = append(out, r)
 	}
 	slices.SortFunc(out, func(a, b dsas.Release) int { return strings.Compare(a.Role, b.Role) })

@@ -116,6 +116,9 @@ func signBuilt(ctx context.Context, store *blobs.Store, f signing.Folder, signer
 // bootable tells why nodes would refuse a release, or the server does: nil where
 // it is signed by a key that is both trusted here and in the release's initramfs.
 func bootable(r *dsas.Release, trusted signing.Keys) error {
+	if r.Damaged != "" {
+		return fmt.Errorf("%s: %w", r.Damaged, dsas.ErrConflict)
+	}
 	inside, err := signing.ParseKeys(r.Boot.Keys)
 	if err != nil {
 		return fmt.Errorf("release %s: its initramfs: %w", r.Name(), err)

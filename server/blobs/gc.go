@@ -210,7 +210,11 @@ func (s *Store) sweepBlobs(ctx context.Context, gc GC, unused []dsas.Digest, don
 		lines, _ := split(idx.raw.Manifests, unused) // of a dry run they are still there
 		used := marks{store: s, seen: map[dsas.Digest]bool{}}
 		for _, l := range lines {
-			if err := used.mark(l); err != nil {
+			err := used.mark(l)
+			if ref, refErr := dsas.ParseReleaseRef(l.Annotations[noteRef]); err != nil && refErr == nil {
+				err = fmt.Errorf("release %s is damaged and in use (dsas image build %s makes it anew): %w", ref, ref.Role, err)
+			}
+			if err != nil {
 				return err
 			}
 		}

@@ -231,6 +231,72 @@ func TestDamagedIndex(t *testing.T) {
 	}
 }
 
+// TestDamagedRelease: one whose description is lost or changed is listed as
+// damaged, beside the others; GC removes it, and building it anew mends it.
+func TestDamagedRelease(t *testing.T) {
+	flip := func(t *testing.T, name string) {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)/2] ^= 1
+		if err := os.WriteFile(name, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove := func(t *testing.T, name string) {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut := func(t *testing.T, name string) {
+		if err := os.Truncate(name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		of   func(dsas.Release) dsas.Digest
+		do   func(*testing.T, string)
+	}{
+		{"manifest flipped", func(r dsas.Release) dsas.Digest { return r.Manifest.Digest }, flip},
+		{"manifest removed", func(r dsas.Release) dsas.Digest { return r.Manifest.Digest }, remove},
+		{"config flipped", func(r dsas.Release) dsas.Digest { return r.ID }, flip},
+		{"config cut", func(r dsas.Release) dsas.Digest { return r.ID }, cut},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := open(t)
+			hurt, good := add(t, s, release(t, s, "web", "one")), add(t, s, release(t, s, "web", "two"))
+			tt.do(t, s.blobPath(tt.of(hurt)))
+			s, err := Open(s.dir) // it has read nothing yet
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := s.Releases()
+			if err != nil || len(list) != 2 || list[0].ID != hurt.ID || list[0].Name() != "web:1" || !strings.Contains(list[0].Damaged, "web:1") || list[1].ID != good.ID || list[1].Damaged != "" {
+				t.Fatalf("Releases = %+v, %v; want web:1 as damaged, and web:2", list, err)
+			}
+			if _, err := s.Release(hurt.ID); err == nil || !strings.Contains(err.Error(), "dsas image build web") {
+				t.Errorf("Release = %v; want that it is damaged, and the way out", err)
+			}
+			again := add(t, s, release(t, s, "web", "one"))
+			if again.ID != hurt.ID || again.Number != 1 || whole(t, s) != "web:1 web:2" || mustRead(t, s, hurt.ID).Damaged != "" {
+				t.Errorf("added anew = %s, %s; want web:1 as it was", again.Name(), again.ID)
+			}
+
+			tt.do(t, s.blobPath(tt.of(hurt)))
+			if s, err = Open(s.dir); err != nil {
+				t.Fatal(err)
+			}
+			age(t, s)
+			done, err := s.GC(t.Context(), GC{Unused: all(hurt.ID), Settle: time.Millisecond})
+			if err != nil || len(done.Releases) != 1 || done.Releases[0] != "web:1" || whole(t, s) != "web:2" {
+				t.Errorf("GC = %+v, %v; want web:1 removed, and web:2 whole", done, err)
+			}
+		})
+	}
+}
+
 // TestForeignLines: what other tools add to the index stays as it is.
 func TestForeignLines(t *testing.T) {
 	s := open(t)

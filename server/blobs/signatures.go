@@ -2,6 +2,8 @@ package blobs
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -171,5 +173,17 @@ func (s *Store) getBytes(d dsas.Digest) ([]byte, error) {
 	if n > maxJSON {
 		return nil, fmt.Errorf("blob %s: larger than %d bytes: %w", d.Short(), maxJSON, dsas.ErrInvalid)
 	}
-	return io.ReadAll(f)
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w", d.Short(), err)
+	}
+	if digestOf(b) != d {
+		return nil, fmt.Errorf("blob %s: its content is no longer what its digest says: %w", d.Short(), dsas.ErrInvalid)
+	}
+	return b, nil
+}
+
+func digestOf(b []byte) dsas.Digest {
+	sum := sha256.Sum256(b)
+	return dsas.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }

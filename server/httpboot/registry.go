@@ -120,7 +120,7 @@ func (s *Server) releasesOf(role string) ([]dsas.Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(r dsas.Release) bool { return r.Role != role })
+	all = slices.DeleteFunc(all, func(r dsas.Release) bool { return r.Role != role || r.Damaged != "" })
 	if len(all) == 0 {
 		return nil, unknown
 	}

@@ -416,7 +416,7 @@ func TestPXELINUX(t *testing.T) {
 		"http blob", "http blob missing", "tftp pxelinux.cfg/wait-0", "tftp pxelinux.cfg/again-1", "http blob missing", "tftp pxelinux.cfg/wait-1")
 	r.store.Publish(good, "web")
 	r.expect("tftp pxelinux.cfg/again-2", "http blob", "http blob")
-	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web.", "trying again in", "dsas.server=http://10.99.0.1:8080: ")
+	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web, release web:1.", "trying again in", "dsas.server=http://10.99.0.1:8080: ")
 }
 
 // TestUEFI: OVMF's own PXE (its tsize probe and all), then iPXE.
@@ -457,5 +457,5 @@ func TestBIOSThroughNBP(t *testing.T) {
 		"event dhcp.ack 10.99.0.10, boot file http://10.99.0.1:8080/boot/52-54-00-99-00-01/script.ipxe", "http script", "http blob missing", "http failed kernel", "http script", "http blob missing", "http failed kernel")
 	r.store.Publish(good, "web")
 	r.expect("http script", "http blob", "http blob")
-	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web.", "dsas: 52:54:00:99:00:01: kernel failed", "trying again in 1 s", "trying again in 2 s", "dsas.server=http://10.99.0.1:8080: ")
+	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web, release web:1.", "dsas: 52:54:00:99:00:01: kernel failed", "trying again in 1 s", "trying again in 2 s", "dsas.server=http://10.99.0.1:8080: ")
 }

@@ -48,7 +48,7 @@ func TestSecureBoot(t *testing.T) {
 		"tftp grub/52:54:00:99:00:01/boot-x86_64.cfg", "grub failed kernel", "tftp grub/52:54:00:99:00:01/boot-x86_64.cfg", "grub failed kernel")
 	r.store.Publish(set, "web")
 	r.expect("tftp grub/52:54:00:99:00:01/boot-x86_64.cfg", "tftp grub/52-54-00-99-00-01/blob/"+set.Kernel.Digest.Hex(), "grub failed kernel")
-	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web.", "dsas: 52:54:00:99:00:01: kernel failed", "trying again in 1 s", "trying again in 2 s", "bad shim signature")
+	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web, release web:1.", "dsas: 52:54:00:99:00:01: kernel failed", "trying again in 1 s", "trying again in 2 s", "bad shim signature")
 }
 
 // TestGRUBMenu: at Debian's signed GRUB under Secure Boot a role is picked that
