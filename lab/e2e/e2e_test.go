@@ -454,7 +454,7 @@ func testVLAN(t *testing.T, r *rack, a, b *box) {
 
 func testDamagedPart(t *testing.T, r *rack, b *box) {
 	var v dsas.ReleaseView
-	decode(t, r.dsas(t, "image", "show", "web", "--json"), &v)
+	decode(t, r.dsas(t, "image", "show", r.node(t, b.Name()).Release.Assigned, "--json"), &v) // not the role's latest: that is what was captured
 	part := v.Manifest.Parts[len(v.Manifest.Parts)-1]
 	path := filepath.Join(r.state, "images", "blobs", "sha256", part.Digest.Hex())
 	good, err := os.ReadFile(path)

@@ -30,7 +30,7 @@ func TestSigned(t *testing.T) {
 // are refused by the node, which says so and comes up when they are mended.
 func testSigned(t *testing.T, r *rack, b *box) {
 	var v dsas.ReleaseView
-	decode(t, r.dsas(t, "image", "show", "web", "--json"), &v)
+	decode(t, r.dsas(t, "image", "show", r.node(t, b.Name()).Release.Assigned, "--json"), &v) // not the role's latest: that is what was captured
 	for _, e := range r.events(t, b.Name(), 0) {
 		if e.Kind == dsas.KindFetch && !regexp.MustCompile(`release [a-z]+:\d+, signed .* by key [0-9A-F]{16}`).MatchString(e.Message) {
 			t.Errorf("%s: %s; want the release's name and the key, as they are signed", e.Kind, e.Message)
