@@ -208,8 +208,9 @@ func (s *Store) find(ref dsas.ReleaseRef) (*dsas.Release, error) {
 }
 
 // Releases gives all releases, by role and number. One whose manifest, config or
-// boot manifest is lost or no longer what it was is among them as damaged, so
-// that it does not take the others with it.
+// boot manifest is lost or cannot be read as such is among them as damaged, so
+// that it does not take the others with it. What was changed and can still be
+// read is for its signature to tell.
 func (s *Store) Releases() ([]dsas.Release, error) {
 	idx, err := s.index()
 	if err != nil {
@@ -387,9 +388,10 @@ func (s *Store) getJSON(d dsas.Digest, v any) error {
 	return decode(bytes.NewReader(b), v)
 }
 
+// damaged tells whether a description is there that is not what it was.
 func (s *Store) damaged(d dsas.Digest) bool {
-	_, err := s.getBytes(d)
-	return errors.Is(err, dsas.ErrInvalid)
+	b, err := s.getBytes(d)
+	return errors.Is(err, dsas.ErrInvalid) || err == nil && digestOf(b) != d
 }
 
 func (s *Store) checkParts(parts ...dsas.Part) error {

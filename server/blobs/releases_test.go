@@ -231,19 +231,9 @@ func TestDamagedIndex(t *testing.T) {
 	}
 }
 
-// TestDamagedRelease: one whose description is lost or changed is listed as
+// TestDamagedRelease: one whose description is lost or cut off is listed as
 // damaged, beside the others; GC removes it, and building it anew mends it.
 func TestDamagedRelease(t *testing.T) {
-	flip := func(t *testing.T, name string) {
-		b, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b[len(b)/2] ^= 1
-		if err := os.WriteFile(name, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
 	remove := func(t *testing.T, name string) {
 		if err := os.Remove(name); err != nil {
 			t.Fatal(err)
@@ -259,9 +249,8 @@ func TestDamagedRelease(t *testing.T) {
 		of   func(dsas.Release) dsas.Digest
 		do   func(*testing.T, string)
 	}{
-		{"manifest flipped", func(r dsas.Release) dsas.Digest { return r.Manifest.Digest }, flip},
+		{"manifest cut", func(r dsas.Release) dsas.Digest { return r.Manifest.Digest }, cut},
 		{"manifest removed", func(r dsas.Release) dsas.Digest { return r.Manifest.Digest }, remove},
-		{"config flipped", func(r dsas.Release) dsas.Digest { return r.ID }, flip},
 		{"config cut", func(r dsas.Release) dsas.Digest { return r.ID }, cut},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -173,14 +173,7 @@ func (s *Store) getBytes(d dsas.Digest) ([]byte, error) {
 	if n > maxJSON {
 		return nil, fmt.Errorf("blob %s: larger than %d bytes: %w", d.Short(), maxJSON, dsas.ErrInvalid)
 	}
-	b, err := io.ReadAll(f)
-	if err != nil {
-		return nil, fmt.Errorf("blob %s: %w", d.Short(), err)
-	}
-	if digestOf(b) != d {
-		return nil, fmt.Errorf("blob %s: its content is no longer what its digest says: %w", d.Short(), dsas.ErrInvalid)
-	}
-	return b, nil
+	return io.ReadAll(f)
 }
 
 func digestOf(b []byte) dsas.Digest {
