@@ -17,7 +17,8 @@ type Signed struct {
 }
 
 // Annotations of a release's OCI image manifest, of its layers and of its boot
-// artifact. Role, kernel and memory are labels of the image config too.
+// artifact. Role, kernel and memory are labels of the image config too, and
+// LabelBoot and LabelDefinition are so alone.
 const (
 	AnnotationRole     = "dsas.role"
 	AnnotationKernel   = "dsas.kernel.release" // uname -r of the modules in the image
@@ -26,6 +27,13 @@ const (
 	AnnotationTitle    = "dsas.title"          // of a layer: "base", "packages"
 	AnnotationUnpacked = "dsas.unpacked"       // of a layer: bytes of tmpfs it takes
 	AnnotationKeys     = "dsas.keys"           // of a boot artifact: public keys in its initramfs, each in base64, with a space between
+	AnnotationDiffID   = "dsas.diff-id"        // of a boot artifact's layer: digest of the plain content
+
+	LabelBoot       = "dsas.boot."      // and kernel, initramfs, firmware: digest of the plain content
+	LabelDefinition = "dsas.definition" // of the role, frozen, in base64
+
+	// BootArtifact is the type of the artifact that a release boots with.
+	BootArtifact = "application/vnd.dsas.boot.v1"
 )
 
 // Bounds on what a node reads of a manifest.

@@ -37,18 +37,18 @@ type Store interface {
 const (
 	labelRole    = dsas.AnnotationRole
 	labelMemory  = dsas.AnnotationMemory
-	labelBoot    = "dsas.boot."
+	labelBoot    = dsas.LabelBoot
 	labelKernel  = dsas.AnnotationKernel
-	labelDefine  = "dsas.definition"
+	labelDefine  = dsas.LabelDefinition
 	noteBoot     = dsas.AnnotationBoot
 	noteTitle    = dsas.AnnotationTitle
 	noteUnpacked = dsas.AnnotationUnpacked
 	noteKeys     = dsas.AnnotationKeys
-	noteDiffID   = "dsas.diff-id"
+	noteDiffID   = dsas.AnnotationDiffID
 	historyWords = "dsas image build: "
 	noteRef      = "org.opencontainers.image.ref.name"
 
-	bootArtifact = "application/vnd.dsas.boot.v1"
+	bootArtifact = dsas.BootArtifact
 	// bootTag is added to the tag of an image in a registry, for the artifact it
 	// boots with: what no tag names, registries remove.
 	bootTag = "-boot"

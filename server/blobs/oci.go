@@ -23,19 +23,19 @@ const (
 	labelRole   = dsas.AnnotationRole
 	labelKernel = dsas.AnnotationKernel
 	labelMemory = dsas.AnnotationMemory
-	labelBoot   = "dsas.boot."      // and kernel, initramfs, firmware: digest of the plain content
-	labelDefine = "dsas.definition" // of the role, frozen, in base64
+	labelBoot   = dsas.LabelBoot
+	labelDefine = dsas.LabelDefinition
 
 	noteBoot     = dsas.AnnotationBoot
 	noteTitle    = dsas.AnnotationTitle
 	noteUnpacked = dsas.AnnotationUnpacked
-	noteDiffID   = "dsas.diff-id" // of a boot artifact's layer: digest of the plain content
+	noteDiffID   = dsas.AnnotationDiffID
 	noteRelease  = "dsas.release" // of a line of the index: digest of the image's config
 	noteNumber   = "dsas.number." // of the index, and the role: the last number given
 	noteRef      = "org.opencontainers.image.ref.name"
 	noteCreated  = "org.opencontainers.image.created"
 
-	bootArtifact = "application/vnd.dsas.boot.v1"
+	bootArtifact = dsas.BootArtifact
 	emptyMedia   = types.MediaType("application/vnd.oci.empty.v1+json")
 	architecture = "amd64"
 	ociSchema    = 2
