@@ -17,6 +17,7 @@ import (
 	"dsas"
 	"dsas/capture"
 	"dsas/imagebuild"
+	"dsas/imagebuild/layers"
 	"dsas/roles"
 	"dsas/server/blobs"
 )
@@ -382,10 +383,13 @@ func (c *carrier) layer(t capture.Tree, p dsas.Part) error {
 		return err
 	}
 	defer f.Close()
-	r, err := capture.Decompress(p.MediaType, f)
+	r, media, err := layers.Decompress(f)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	if p.MediaType != "" && media != p.MediaType {
+		return fmt.Errorf("layer of type %q is %s: %w", p.MediaType, media, dsas.ErrInvalid)
+	}
 	return t.Apply(r)
 }

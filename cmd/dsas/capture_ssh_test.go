@@ -3,10 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
-	"crypto/ed25519"
-	"crypto/rand"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -24,60 +21,11 @@ import (
 // command with what answer gives.
 func nodeSSHD(t *testing.T, answer func(command string, stdin io.Reader) []byte) dsas.SSHInfo {
 	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromSigner(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conf := &ssh.ServerConfig{NoClientAuth: true}
-	conf.AddHostKey(signer)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	session := func(nc ssh.NewChannel) {
-		ch, reqs, err := nc.Accept()
-		if err != nil {
-			return
-		}
-		for r := range reqs {
-			if r.WantReply {
-				r.Reply(r.Type == "exec", nil)
-			}
-			if r.Type != "exec" {
-				continue
-			}
-			var cmd struct{ Line string }
-			ssh.Unmarshal(r.Payload, &cmd)
-			ch.Write(answer(cmd.Line, ch))
-			ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
-			ch.Close()
-		}
-	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				conn, channels, requests, err := ssh.NewServerConn(c, conf)
-				if err != nil {
-					return
-				}
-				defer conn.Close()
-				go ssh.DiscardRequests(requests)
-				for nc := range channels {
-					go session(nc)
-				}
-			}()
-		}
-	}()
-	return dsas.SSHInfo{Address: netip.MustParseAddr("127.0.0.1"), Port: uint16(l.Addr().(*net.TCPAddr).Port), HostKey: string(ssh.MarshalAuthorizedKey(signer.PublicKey()))}
+	port, key := listenSSH(t, func(_, command string, ch ssh.Channel) uint32 {
+		ch.Write(answer(command, ch))
+		return 0
+	})
+	return dsas.SSHInfo{Address: netip.MustParseAddr("127.0.0.1"), Port: port, HostKey: key}
 }
 
 // inTree runs what a node would, with a folder in the place of its root.

@@ -21,6 +21,17 @@ import (
 // answers with the command it was given, on 127.0.0.1.
 func sshd(t *testing.T) (port uint16, hostKey string) {
 	t.Helper()
+	return listenSSH(t, func(user, command string, ch ssh.Channel) (status uint32) {
+		fmt.Fprintf(ch, "%s ran %s\n", user, command)
+		io.Copy(ch, ch)
+		return 7
+	})
+}
+
+// listenSSH is an SSH server on 127.0.0.1 that lets everybody in and has run
+// answer each command.
+func listenSSH(t *testing.T, run func(user, command string, ch ssh.Channel) (status uint32)) (port uint16, hostKey string) {
+	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -42,13 +53,13 @@ func sshd(t *testing.T) (port uint16, hostKey string) {
 			if err != nil {
 				return
 			}
-			go serveSSH(c, conf)
+			go serveSSH(c, conf, run)
 		}
 	}()
 	return uint16(l.Addr().(*net.TCPAddr).Port), string(ssh.MarshalAuthorizedKey(signer.PublicKey()))
 }
 
-func serveSSH(c net.Conn, conf *ssh.ServerConfig) {
+func serveSSH(c net.Conn, conf *ssh.ServerConfig, run func(user, command string, ch ssh.Channel) uint32) {
 	conn, channels, requests, err := ssh.NewServerConn(c, conf)
 	if err != nil {
 		return
@@ -70,9 +81,8 @@ func serveSSH(c net.Conn, conf *ssh.ServerConfig) {
 				}
 				var cmd struct{ Line string }
 				ssh.Unmarshal(r.Payload, &cmd)
-				fmt.Fprintf(ch, "%s ran %s\n", conn.User(), cmd.Line)
-				io.Copy(ch, ch)
-				ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{7}))
+				status := run(conn.User(), cmd.Line, ch)
+				ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 				ch.Close()
 			}
 		}()
