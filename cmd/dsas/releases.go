@@ -42,6 +42,25 @@ func (r *releases) Assigned(node *dsas.Node, role string) (*dsas.Release, error)
 	return rel, err
 }
 
+// Load reads what nodes boot, so that the first packets of a rack that powers up
+// do not wait for the disk, and tells early of what cannot be read.
+func (r *releases) Load(nodes []dsas.Node) error {
+	var errs []error
+	seen := map[dsas.Digest]bool{}
+	for i := range nodes {
+		n := &nodes[i]
+		id := r.state.Published(n.Role).Assigned(n)
+		if id == "" || seen[id] {
+			continue
+		}
+		seen[id] = true
+		if _, err := r.Release(id); err != nil {
+			errs = append(errs, fmt.Errorf("node %s, as others of role %s, cannot boot: %w", n.Name, n.Role, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Bootable tells why a release cannot be published: nodes would refuse it.
 func (r *releases) Bootable(rel *dsas.Release) error {
 	trusted, err := r.keys()

@@ -149,6 +149,13 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	if _, err := d.rel.Sync(ctx); err != nil {
 		d.log.Error("releases", "err", err) // what is published already is served
 	}
+	nodes, err := d.store.Nodes(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.rel.Load(nodes); err != nil {
+		d.log.Error("releases", "err", err) // the others are served
+	}
 	d.render = &renderer{cfg: &d.cfg, store: d.store, roles: d.roles, rel: d.rel, subnets: d.subnets, changeHub: newChangeHub()}
 	d.boot = httpboot.New(httpboot.Config{
 		Store: d.bootStore(), Blobs: d.blobs, Releases: d.rel, Images: d.blobs, Registry: d.cfg.Registry, Renderer: d.render, Log: d.log.With("part", "http"), Subnets: d.subnets,

@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,6 +43,7 @@ type Store struct {
 	idx    *index                      // as last read
 	looked time.Time                   // when its file was last looked at
 	read   map[dsas.Digest]readRelease // by ID
+	last   atomic.Pointer[asked]
 
 	bootFiles   map[dsas.Digest]string // title, by digest
 	bootFilesOf *index                 // that bootFiles was made for

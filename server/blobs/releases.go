@@ -171,11 +171,25 @@ func (s *Store) Release(id dsas.Digest) (*dsas.Release, error) {
 	if err != nil {
 		return nil, err
 	}
+	// It is asked with every packet of a rack that powers up, mostly for the same.
+	if a := s.last.Load(); a != nil && a.of == idx && a.release.ID == id {
+		return a.release, nil
+	}
 	e, ok := idx.byID[id]
 	if !ok {
 		return nil, fmt.Errorf("release %s: not in the store (dsas image ls): %w", id.Short(), dsas.ErrNotFound)
 	}
-	return s.release(id, e)
+	r, err := s.release(id, e)
+	if err == nil {
+		s.last.Store(&asked{idx, r})
+	}
+	return r, err
+}
+
+// asked is the release that was asked for last, and the index it was found by.
+type asked struct {
+	of      *index
+	release *dsas.Release
 }
 
 // Find gives the release that ref names, or dsas.ErrNotFound. One that was

@@ -35,6 +35,9 @@ const (
 	archRPi           = 41
 )
 
+// uBoot is how the vendor class of a U-Boot begins, in whatever case.
+const uBoot = "u-boot."
+
 // refusal gives the reason for which a box is told apart from what it says it
 // is, "" for most boxes. It is asked before a loader is picked.
 func (r *Request) refusal(a dsas.Arch, known bool) string {
@@ -42,7 +45,7 @@ func (r *Request) refusal(a dsas.Arch, known bool) string {
 	case known && (a == dsas.ArchBIOS && raspberryPi(r.GUID) || a == archRPi):
 		return "A Raspberry Pi asks, which says that it is an x86 BIOS; there is no boot loader for it."
 	case known && (a == archUBootARM32 || a == archUBootARM64 || a == archUBootARM32Old),
-		strings.HasPrefix(strings.ToLower(r.VendorClass), "u-boot."):
+		len(r.VendorClass) >= len(uBoot) && strings.EqualFold(r.VendorClass[:len(uBoot)], uBoot):
 		return "U-Boot asks; there is no boot loader for it. Where it can, let it start UEFI's PXE (bootefi) or iPXE from its own disk."
 	case strings.HasPrefix(r.VendorClass, "AAPLBSDPC"):
 		return "An Apple computer asks for NetBoot (BSDP), which is not served."

@@ -21,9 +21,10 @@ const (
 	// less than a batch while the socket is never empty, so that it is read faster
 	// than it fills.
 	share, floodShare = batch, batch / 4
-	// sendAt is how many answers go out together at most: whoever waits for the
-	// first is not to wait for the last.
-	sendAt = 16
+	// sendSoon is how many answers go out together: whoever waits for the first is
+	// not to wait for the last. In a crowd it is a whole batch, for then all wait,
+	// and each time that it is sent costs a little.
+	sendSoon = 16
 )
 
 // desk is where a link's packets are answered, in batches by one goroutine: most
@@ -42,6 +43,7 @@ type desk struct {
 	// promised are answers that wait for the disk, of this batch: it is begun when
 	// all of them are known, so that they get there together.
 	promised []promise
+	sendAt   int // answers that go out together
 }
 
 type promise struct {
@@ -107,8 +109,9 @@ func (d *desk) work(ctx context.Context, list []received) {
 		}
 	}
 	n := share
+	d.sendAt = sendSoon
 	if len(list) == batch {
-		n = floodShare
+		n, d.sendAt = floodShare, batch
 	}
 	for len(d.backlog) > 0 && n > 0 {
 		d.packet(ctx, &d.backlog[0], false)
@@ -182,7 +185,7 @@ func (d *desk) send(ctx context.Context, rep *reply, mac dsas.MAC, known bool) {
 	} else {
 		d.out.put(rep.msg, hw, rep.source(), rep.to, note{mac, typeOf(rep.msg)})
 		d.s.debug(ctx, rep)
-		if d.out.n >= sendAt {
+		if d.out.n >= d.sendAt {
 			d.flush()
 		}
 	}
