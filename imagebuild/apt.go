@@ -87,7 +87,8 @@ func (a *apt) confText() string {
 		"Dir::Etc::preferences": a.dir + "/preferences",
 		"Dir::State":            a.dir + "/state", "Dir::State::lists": a.dir + "/lists", "Dir::State::status": "/dev/null",
 		"Dir::Cache": a.dir, "Dir::Cache::archives": a.dir + "/archives",
-		"Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": "",
+		// What apt makes of the lists: a second each time, where it is not kept.
+		"Dir::Cache::pkgcache": a.dir + "/pkgcache.bin", "Dir::Cache::srcpkgcache": a.dir + "/srcpkgcache.bin",
 		"Dir::Log": a.dir, "Dir::Log::Terminal": "", "Dir::Log::History": "", "Dir::Log::Planner": "/dev/null",
 		"APT::Install-Recommends": "false", "APT::Install-Suggests": "false",
 		"Acquire::Languages": "none", "Acquire::Retries": "3",

@@ -42,8 +42,9 @@ type base struct {
 	changes []PackageChange
 }
 
-// findBase gives the base with the packages of its lock; without a lock, or
-// with opt.Refresh, with those that the mirrors have today.
+// findBase gives the tree of the base with the packages of its lock; without a
+// lock, or with opt.Refresh, with those that the mirrors have today. Its layer is
+// pack's.
 func findBase(ctx context.Context, opt *Options, a *apt) (*base, error) {
 	place := opt.lockPlace("base", "")
 	old, err := readLock(place)
@@ -61,23 +62,29 @@ func findBase(ctx context.Context, opt *Options, a *apt) (*base, error) {
 			return nil, fmt.Errorf("base system: %w", err)
 		}
 	}
+	b.Lists = a.stamp()
+	b.changes = changes(old, b.lock)
+	return b, nil
+}
+
+// pack makes the base's layer, where the store does not have it, and remembers
+// the base.
+func (b *base) pack(ctx context.Context, opt *Options) error {
 	if b.Part.Digest == "" || !opt.Store.Has(b.Part.Digest, b.Part.Size) {
 		l, err := makeLayer(ctx, opt, "base", "", func(w *layerWriter) error { return w.tree(b.root, imageRule) })
 		if err != nil {
-			return nil, fmt.Errorf("base system: %w", err)
+			return fmt.Errorf("base system: %w", err)
 		}
 		b.layer = *l
 	}
-	b.Lists = a.stamp()
 	if err := writeJSON(filepath.Join(filepath.Dir(b.root), "base.json"), b); err != nil {
-		return nil, fmt.Errorf("base system: %w", err)
+		return fmt.Errorf("base system: %w", err)
 	}
-	if err := writeLock(place, "the base of all roles", b.lock); err != nil {
-		return nil, fmt.Errorf("base system: %w", err)
+	if err := writeLock(opt.lockPlace("base", ""), "the base of all roles", b.lock); err != nil {
+		return fmt.Errorf("base system: %w", err)
 	}
-	b.changes = changes(old, b.lock)
 	pruneOld(filepath.Dir(filepath.Dir(b.root)), 2)
-	return b, nil
+	return nil
 }
 
 func (b *base) dir(opt *Options, a *apt) string {
@@ -148,9 +155,10 @@ func (b *base) make(ctx context.Context, opt *Options, a *apt, place string) err
 }
 
 // Hooks of mmdebstrap: apt's preferences are a lock's while it installs, and
-// the packages go to our archives and come from there.
+// the packages go to our archives and come from there. The lists are ours, which
+// are fetched and verified: it fetches none (--skip=update).
 const (
-	setupHook     = `mkdir -p "$1/etc/apt/preferences.d" "$1/var/cache/apt/archives"; cp "$DSAS_APT/preferences" "$1/etc/apt/preferences.d/00dsas"`
+	setupHook     = `mkdir -p "$1/etc/apt/preferences.d" "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"; cp "$DSAS_APT/preferences" "$1/etc/apt/preferences.d/00dsas"; find "$DSAS_APT/lists" -maxdepth 1 -type f -exec cp -t "$1/var/lib/apt/lists" {} +`
 	customizeHook = `rm "$1/etc/apt/preferences.d/00dsas"; cp -ln "$1"/var/cache/apt/archives/*.deb "$DSAS_APT/archives/"`
 )
 
@@ -170,7 +178,7 @@ func bootstrap(ctx context.Context, opt *Options, a *apt, l lock, tmp string) er
 	}
 	args := []string{
 		"--mode=root", "--variant=minbase", "--format=directory", "--quiet", "--hook-dir=" + mergedHook, "--include=" + strings.Join(basePackages, ","), "--aptopt=" + aptopts,
-		"--skip=essential/unlink", "--setup-hook=" + setupHook, "--customize-hook=" + customizeHook,
+		"--skip=essential/unlink,update", "--setup-hook=" + setupHook, "--customize-hook=" + customizeHook,
 	}
 	for _, o := range dpkgOptions {
 		args = append(args, "--dpkgopt="+o)

@@ -27,7 +27,7 @@ import (
 
 // builder changes when the same inputs give other bytes, so that nothing an
 // older program cached is taken for current.
-const builder = "3"
+const builder = "4"
 
 // epoch is the time stamp of everything in an initramfs or an image, in place
 // of the time of the build: 2024-01-01. Newer files are clamped to it.

@@ -9,10 +9,10 @@ import (
 	"io"
 	"path/filepath"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 
 	"dsas"
+	"dsas/internal/zframes"
 )
 
 // layer is one built part and what later layers must know of it.
@@ -45,8 +45,8 @@ func cachedLayer(opt *Options, kind, id string) (*layer, bool) {
 }
 
 // makeLayer stores what write puts into the tar as a layer: compressed with
-// zstd at level 3, which the node's unpacking is not slowed by and which is
-// fast to build.
+// zstd at level 3, which is fast to build, in frames that a node decompresses
+// several of at once.
 func makeLayer(ctx context.Context, opt *Options, kind, id string, write func(*layerWriter) error) (*layer, error) {
 	pr, pw := io.Pipe()
 	plain := sha256.New()
@@ -55,7 +55,7 @@ func makeLayer(ctx context.Context, opt *Options, kind, id string, write func(*l
 	var g errgroup.Group
 	g.Go(func() error {
 		err := func() error {
-			zw, err := zstd.NewWriter(pw, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2))
+			zw, err := zframes.NewWriter(pw)
 			if err != nil {
 				return err
 			}

@@ -93,32 +93,45 @@ func resolvePackages(ctx context.Context, opt *Options, a *apt, b *base, package
 	return r, pins.missed(r.lock, place)
 }
 
-// packagesLayer installs a role's packages over the base. Nil where the base
-// has them all and nothing is removed.
-func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string, r *rolePackages) (*layer, error) {
+// packagesID names the layer of a role's packages.
+func packagesID(b *base, packages, remove []string, r *rolePackages) string {
+	// The base by what is installed in it: that is known before its layer is made.
+	return key("packages", filepath.Base(filepath.Dir(b.root)), packages, r.news, remove, installScript, dropped, emptied)
+}
+
+// downloadPackages fetches what packagesLayer installs, unless that was built
+// already.
+func downloadPackages(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string, r *rolePackages) error {
+	if len(r.news) == 0 {
+		return nil
+	}
+	if _, ok := cachedLayer(opt, "packages", packagesID(b, packages, remove, r)); ok {
+		return nil
+	}
+	opt.say("downloading %d packages", len(r.news))
+	args := append([]string{"install", "--download-only", "--no-install-recommends",
+		"-o", "Dir::State::status=" + filepath.Join(b.root, "var/lib/dpkg/status"), "-o", "Debug::NoLocking=true", "-o", statusFD}, packages...)
+	run, err := runApt(opt, a.command(ctx, "apt-get", args...))
+	if err != nil {
+		return err
+	}
+	if err := run(); err != nil {
+		return fmt.Errorf("download packages (a mirror forgets a version when a newer one comes; dsas image build --refresh takes today's): %w", err)
+	}
+	return a.keep(ctx, r.lock)
+}
+
+// packagesLayer installs a role's packages, which were downloaded, over the base,
+// whose own layer is there after packed. Nil where the base has them all and nothing
+// is removed.
+func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packed func() error, packages, remove []string, r *rolePackages) (*layer, error) {
 	news := r.news
 	if len(news) == 0 && len(remove) == 0 {
 		return nil, nil
 	}
-	id := key("packages", b.Part.DiffID, packages, news, remove, installScript, dropped, emptied)
+	id := packagesID(b, packages, remove, r)
 	if l, ok := cachedLayer(opt, "packages", id); ok {
 		return l, nil
-	}
-	status := "Dir::State::status=" + filepath.Join(b.root, "var/lib/dpkg/status")
-	if len(news) > 0 {
-		opt.say("downloading %d packages", len(news))
-		args := append([]string{"install", "--download-only", "--no-install-recommends", "-o", status, "-o", "Debug::NoLocking=true"}, packages...)
-		fetch := a.command(ctx, "apt-get", append(args, "-o", statusFD)...)
-		run, err := runApt(opt, fetch)
-		if err != nil {
-			return nil, err
-		}
-		if err := run(); err != nil {
-			return nil, fmt.Errorf("download packages (a mirror forgets a version when a newer one comes; dsas image build --refresh takes today's): %w", err)
-		}
-		if err := a.keep(ctx, r.lock); err != nil {
-			return nil, err
-		}
 	}
 	opt.say("installing %d packages", len(news))
 	work := filepath.Join(opt.Cache, "work")
@@ -145,6 +158,9 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packages,
 	isolate(opt, cmd, false)
 	if err := run(); err != nil {
 		return nil, fmt.Errorf("install packages: %w", err)
+	}
+	if err := packed(); err != nil {
+		return nil, err
 	}
 	l, err := makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error {
 		w.below = b.Dirs

@@ -3,11 +3,11 @@ package imagebuild
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-
-	"io/fs"
+	"sync"
 
 	"dsas"
 	"dsas/imagebuild/leaks"
@@ -127,11 +127,24 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 	if err := checks.definition(k); err != nil {
 		return none, err
 	}
+	// What one step makes is compressed while the next ones wait for the network and
+	// for dpkg, which keep one processor busy at most.
+	ctx, cancel := context.WithCancel(ctx)
+	var mods *layer
+	modsMade := beside(ctx, opt, func(ctx context.Context, opt *Options) (err error) {
+		mods, err = modulesLayer(ctx, opt, k, def.Role.Modules)
+		return err
+	})
+	defer modsMade()
+	defer cancel()
 	b, err := findBase(ctx, opt, a)
 	if err != nil {
 		return none, err
 	}
-	m := dsas.Manifest{Role: def.Role.Name, Kernel: k.Release, Memory: memory, Parts: []dsas.Part{b.Part}}
+	packed := beside(ctx, opt, b.pack)
+	defer packed()
+	defer cancel()
+	m := dsas.Manifest{Role: def.Role.Name, Kernel: k.Release, Memory: memory}
 	pins := locked
 	if opt.Refresh {
 		pins = nil
@@ -140,7 +153,14 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 	if err != nil {
 		return none, err
 	}
-	pkgs, err := packagesLayer(ctx, opt, a, b, packages, def.Role.Remove, resolved)
+	if err := downloadPackages(ctx, opt, a, b, packages, def.Role.Remove, resolved); err != nil {
+		return none, err
+	}
+	pkgs, err := packagesLayer(ctx, opt, a, b, packed, packages, def.Role.Remove, resolved)
+	if err := packed(); err != nil {
+		return none, err
+	}
+	m.Parts = append(m.Parts, b.Part)
 	if err := checks.tree(err, &b.layer, pkgs); err != nil {
 		return none, err
 	}
@@ -149,8 +169,7 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 	} else {
 		pkgs = &layer{}
 	}
-	mods, err := modulesLayer(ctx, opt, k, def.Role.Modules)
-	if err != nil {
+	if err := modsMade(); err != nil {
 		return none, err
 	}
 	m.Parts = append(m.Parts, mods.Part)
@@ -176,6 +195,25 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 	opt.say("release %s: %.1f MiB, %.1f MiB unpacked", r.Name(), mib(r.Manifest.Size()), mib(r.Manifest.Unpacked()))
 	opt.report(report)
 	return r, writeJSON(stateFile, roleState{stateKey(b.lock, resolved.lock), a.stamp(), r.ID, report})
+}
+
+// beside begins do, and gives what waits for its end, as often as that is called.
+// It tells of its progress only then: what goes on meanwhile tells of its own.
+func beside(ctx context.Context, opt *Options, do func(context.Context, *Options) error) (wait func() error) {
+	var lines []string
+	quiet := *opt
+	quiet.Progress, quiet.Fraction = func(line string) { lines = append(lines, line) }, nil
+	done := make(chan error, 1)
+	go func() { done <- do(ctx, &quiet) }()
+	return sync.OnceValue(func() error {
+		err := <-done
+		if err == nil && ctx.Err() == nil {
+			for _, line := range lines {
+				opt.say("%s", line)
+			}
+		}
+		return err
+	})
 }
 
 // bootKey names a boot set in keys: by its content, however it is compressed.

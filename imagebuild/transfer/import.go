@@ -14,10 +14,9 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/klauspost/compress/zstd"
-
 	"dsas"
 	"dsas/imagebuild/layers"
+	"dsas/internal/zframes"
 )
 
 // Import says what to bring in, and as what.
@@ -257,9 +256,9 @@ func (im *Import) read(raw io.Reader, out io.Writer, l sourceLayer, part *dsas.P
 	}
 	defer dec.Close()
 	plain := io.TeeReader(&limited{dec, &im.MaxUnpacked}, inside)
-	var zw *zstd.Encoder
+	var zw *zframes.Writer
 	if media == layers.MediaTar {
-		if zw, err = zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2)); err != nil {
+		if zw, err = zframes.NewWriter(out); err != nil {
 			return err
 		}
 		defer zw.Close()

@@ -240,7 +240,7 @@ func (f *fetcher) progress(i int, size int64) func(bytes int64) {
 // SHA-256 of what travelled, decompression, SHA-256 of the tar, and in the
 // caller's own the tar's entries.
 func (f *fetcher) part(ctx context.Context, i int, part dsas.Part) error {
-	open, err := f.forMedia(part.MediaType)
+	decode, err := f.forMedia(part.MediaType)
 	if err != nil {
 		return fmt.Errorf("part %d (%s): %w", i+1, part.Title, err)
 	}
@@ -254,7 +254,10 @@ func (f *fetcher) part(ctx context.Context, i int, part dsas.Part) error {
 
 	dec := newPipeline(ctx, &f.pool)
 	defer dec.stop()
-	chunks := dec.produce(&lazyReader{open: func() (io.Reader, error) { return open(packed) }}, tarBlocks)
+	chunks, err := decode(dec, packed)
+	if err != nil {
+		return fmt.Errorf("part %d (%s): %w", i+1, part.Title, err)
+	}
 	checkTar := part.DiffID != "" && !f.o.SkipDiffID
 	if checkTar {
 		chunks = dec.tap(chunks, inside)

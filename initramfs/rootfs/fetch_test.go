@@ -21,6 +21,7 @@ import (
 
 	"dsas"
 	"dsas/initramfs/rootfs"
+	"dsas/internal/zframes"
 )
 
 // ent is one entry of a test's tar; the zero type is a regular file.
@@ -83,13 +84,38 @@ func digest(b []byte) dsas.Digest {
 	return dsas.Digest("sha256:" + hex.EncodeToString(sum[:]))
 }
 
+// compress packs as image builds do.
 func compress(t testing.TB, tarred []byte) []byte {
 	t.Helper()
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	var out bytes.Buffer
+	w, err := zframes.NewWriter(&out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return enc.EncodeAll(tarred, nil)
+	if _, err := w.Write(tarred); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// stream packs as the zstd program does: one frame that does not say its size.
+func stream(t testing.TB, tarred []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := zstd.NewWriter(&out, zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(tarred); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 // shop serves blobs by digest, the way the boot listener does.
@@ -128,7 +154,11 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // add makes a part of a tar.
 func (s *shop) add(t testing.TB, tarred []byte) dsas.Part {
-	blob := compress(t, tarred)
+	return s.addPacked(compress(t, tarred), tarred)
+}
+
+// addPacked makes a part of a tar that is compressed already.
+func (s *shop) addPacked(blob, tarred []byte) dsas.Part {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.blobs[string(digest(blob))] = blob

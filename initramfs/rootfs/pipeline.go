@@ -250,11 +250,17 @@ const (
 	maxWindow = 32 << 20
 )
 
-// decoders open what parts are compressed with. The zstd decoder and its window
-// serve all parts, one after the other.
-type decoders struct{ zstd *zstd.Decoder }
+// decoders open what parts are compressed with. They and their windows serve all
+// parts, one after the other.
+type decoders struct {
+	frames *frameDecoder // zstd in small frames, as our images have it
+	zstd   *zstd.Decoder // any other
+}
 
 func (d *decoders) close() {
+	if d.frames != nil {
+		d.frames.zstd.Close()
+	}
 	if d.zstd != nil {
 		d.zstd.Close()
 	}
@@ -264,32 +270,42 @@ func (d *decoders) openZstd(r io.Reader) (io.Reader, error) {
 	if d.zstd != nil {
 		return zstdReader{d.zstd}, d.zstd.Reset(r)
 	}
-	// One decoder: a second one gains nothing on two processors that also hash
-	// and unpack. zstd's own checksum would find what the digest of the
+	// One decoder: a second one gains nothing within one stream on two processors that
+	// also hash and unpack. zstd's own checksum would find what the digest of the
 	// same bytes finds.
 	var err error
 	d.zstd, err = zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.IgnoreChecksum(true))
 	return zstdReader{d.zstd}, err
 }
 
+// decoder gives the content of what r has, in chunks.
+type decoder func(p *pipeline, r io.Reader) (<-chan chunk, error)
+
 // forMedia finds how a part is compressed from its media type (OCI image
 // specification, layer media types, and Docker's names for the same).
-func (d *decoders) forMedia(media string) (func(io.Reader) (io.Reader, error), error) {
+func (d *decoders) forMedia(media string) (decoder, error) {
 	switch {
 	case media == "", strings.HasSuffix(media, "+zstd"), strings.HasSuffix(media, ".zstd"):
-		return d.openZstd, nil
+		return d.decompress, nil
 	case strings.HasSuffix(media, "+gzip"), strings.HasSuffix(media, ".gzip"):
-		return func(r io.Reader) (io.Reader, error) {
+		return streamed(func(r io.Reader) (io.Reader, error) {
 			z, err := gzip.NewReader(r)
 			if err != nil {
 				return nil, err
 			}
 			return z, nil
-		}, nil
+		}), nil
 	case strings.HasSuffix(media, ".tar"):
-		return func(r io.Reader) (io.Reader, error) { return r, nil }, nil
+		return streamed(func(r io.Reader) (io.Reader, error) { return r, nil }), nil
 	}
 	return nil, fmt.Errorf("media type %q: want a tar, plain or with zstd or gzip: %w", media, dsas.ErrInvalid)
+}
+
+// streamed decodes by one reader.
+func streamed(open func(io.Reader) (io.Reader, error)) decoder {
+	return func(p *pipeline, r io.Reader) (<-chan chunk, error) {
+		return p.produce(&lazyReader{open: func() (io.Reader, error) { return open(r) }}, tarBlocks), nil
+	}
 }
 
 // zstdReader says what to do about a window that is too large.
@@ -297,10 +313,14 @@ type zstdReader struct{ *zstd.Decoder }
 
 func (r zstdReader) Read(b []byte) (int, error) {
 	n, err := r.Decoder.Read(b)
+	return n, windowError(err)
+}
+
+func windowError(err error) error {
 	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrDecoderSizeExceeded) {
-		err = fmt.Errorf("its zstd wants a window of more than %d MiB, made with --long or a level above 20: compress it with less: %w", maxWindow>>20, err)
+		return fmt.Errorf("its zstd wants a window of more than %d MiB, made with --long or a level above 20: compress it with less: %w", maxWindow>>20, err)
 	}
-	return n, err
+	return err
 }
 
 func digestOf(h hash.Hash) dsas.Digest {
