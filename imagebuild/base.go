@@ -159,8 +159,19 @@ func (b *base) make(ctx context.Context, opt *Options, a *apt, place string) err
 // are fetched and verified: it fetches none (--skip=update).
 const (
 	setupHook     = `mkdir -p "$1/etc/apt/preferences.d" "$1/var/cache/apt/archives" "$1/var/lib/apt/lists"; cp "$DSAS_APT/preferences" "$1/etc/apt/preferences.d/00dsas"; find "$DSAS_APT/lists" -maxdepth 1 -type f -exec cp -t "$1/var/lib/apt/lists" {} +`
-	customizeHook = `rm "$1/etc/apt/preferences.d/00dsas"; cp -ln "$1"/var/cache/apt/archives/*.deb "$DSAS_APT/archives/"`
+	customizeHook = `rm "$1/etc/apt/preferences.d/00dsas"; cp -ln "$DSAS_TREE"/var/cache/apt/archives/*.deb "$DSAS_APT/archives/"`
 )
+
+// bootstrapScript runs mmdebstrap on an overlay over nothing: its upper folder is
+// the tree, and what dpkg asks for each of its files to be brought to disk is left
+// undone ("volatile", overlayfs.rst): after a crash the build begins anew. /proc is
+// one of its own process numbers, which mmdebstrap looks things up in.
+const bootstrapScript = `
+lower=$1 upper=$2 work=$3 root=$4 overlay=$5; shift 5
+mount -t proc proc /proc
+mount -t overlay -o "lowerdir=$lower,upperdir=$upper,workdir=$work,$overlay" overlay "$root"
+exec mmdebstrap "$@"
+`
 
 // bootstrap makes the tree in tmp, with the versions of l; nil: today's.
 func bootstrap(ctx context.Context, opt *Options, a *apt, l lock, tmp string) error {
@@ -169,7 +180,8 @@ func bootstrap(ctx context.Context, opt *Options, a *apt, l lock, tmp string) er
 		return err
 	}
 	defer a.pin(nil)
-	if err := os.MkdirAll(filepath.Dir(tmp), 0o755); err != nil {
+	dirs, err := overlayFolders(opt, "base-none", filepath.Base(tmp), "base-overlay", "base-root")
+	if err != nil {
 		return err
 	}
 	aptopts := filepath.Join(opt.Cache, "work", "apt.conf")
@@ -183,13 +195,12 @@ func bootstrap(ctx context.Context, opt *Options, a *apt, l lock, tmp string) er
 	for _, o := range dpkgOptions {
 		args = append(args, "--dpkgopt="+o)
 	}
-	args = append(args, a.suite, tmp, filepath.Join(a.dir, "sources.list.d", "dsas.sources"))
+	args = append(args, a.suite, dirs[3], filepath.Join(a.dir, "sources.list.d", "dsas.sources"))
 	if kept := filepath.Join(a.dir, "sources.list.d", "kept.sources"); l != nil && !isEmpty(kept) {
 		args = append(args, kept)
 	}
-	// A /proc of its own process numbers, which mmdebstrap looks things up in.
-	cmd := command(ctx, "sh", append([]string{"-ec", `mount -t proc proc /proc; mmdebstrap "$@"`, "mmdebstrap"}, args...)...)
-	cmd.Env = append(cmd.Env, "DSAS_APT="+a.dir)
+	cmd := command(ctx, "sh", slices.Concat([]string{"-ec", bootstrapScript, "mmdebstrap"}, dirs, []string{overlayOptions()}, args)...)
+	cmd.Env = append(cmd.Env, "DSAS_APT="+a.dir, "DSAS_TREE="+tmp) // no hard link leads out of an overlay
 	isolate(opt, cmd, true)
 	if err := runAll(cmd); err != nil {
 		return err

@@ -4,12 +4,9 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"dsas"
 )
 
 // installScript runs as the first process of its own mounts, processes and
@@ -54,7 +51,6 @@ printf '%s' "$remove" | while read -r dir; do
 	fi
 done
 rm "$root/usr/sbin/policy-rc.d"
-sync -f "$upper"
 `
 
 // rolePackages is what a role's packages come down to over a base.
@@ -134,18 +130,12 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packed fu
 		return l, nil
 	}
 	opt.say("installing %d packages", len(news))
-	work := filepath.Join(opt.Cache, "work")
-	dirs := map[string]string{}
-	for _, d := range []string{"root", "upper", "overlay"} {
-		dirs[d] = filepath.Join(work, d)
-		if strings.ContainsAny(dirs[d], ",:\\\"") {
-			return nil, fmt.Errorf("cache folder %s: its name must have no comma, colon, quote or backslash (overlayfs): %w", opt.Cache, dsas.ErrInvalid)
-		}
-		if err := os.MkdirAll(dirs[d], 0o755); err != nil {
-			return nil, err
-		}
+	dirs, err := overlayFolders(opt, "root", "upper", "overlay")
+	if err != nil {
+		return nil, err
 	}
-	args := []string{"-ec", installScript, "install", dirs["root"], b.root, dirs["upper"], dirs["overlay"],
+	root, upper, work := dirs[0], dirs[1], dirs[2]
+	args := []string{"-ec", installScript, "install", root, b.root, upper, work,
 		filepath.Join(a.dir, "archives"), lines(remove), overlayOptions()}
 	if len(news) > 0 {
 		args = append(args, packages...)
@@ -164,7 +154,7 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packed fu
 	}
 	l, err := makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error {
 		w.below = b.Dirs
-		return w.tree(dirs["upper"], imageRule)
+		return w.tree(upper, imageRule)
 	})
 	if err != nil {
 		return nil, err

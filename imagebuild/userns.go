@@ -1,8 +1,12 @@
 package imagebuild
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
+
+	"dsas"
 )
 
 // inUserNamespace tells whether root here is root of a user namespace only
@@ -16,11 +20,27 @@ func inUserNamespace() bool {
 
 // Options of an overlay whose upper folder alone tells what changed: copies
 // are whole (metacopy) and renames real (redirect_dir). With userxattr the
-// kernel does it so without being told, and takes no redirect_dir=off.
+// kernel does it so without being told, and takes no redirect_dir=off. What is built
+// in it is not brought to disk (volatile): it is read, and thrown away.
 const (
-	overlayRoot = "redirect_dir=off,metacopy=off,index=off"
-	overlayUser = "userxattr"
+	overlayRoot = "redirect_dir=off,metacopy=off,index=off,volatile"
+	overlayUser = "userxattr,volatile"
 )
+
+// overlayFolders makes folders for an overlay below the cache's work folder.
+func overlayFolders(opt *Options, names ...string) (dirs []string, err error) {
+	if strings.ContainsAny(opt.Cache, ",:\\\"") {
+		return nil, fmt.Errorf("cache folder %s: its name must have no comma, colon, quote or backslash (overlayfs): %w", opt.Cache, dsas.ErrInvalid)
+	}
+	for _, n := range names {
+		dir := filepath.Join(opt.Cache, "work", n)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs, nil
+}
 
 func overlayOptions() string {
 	if inUserNamespace() {
