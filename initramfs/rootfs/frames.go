@@ -12,9 +12,9 @@ import (
 	"dsas/internal/zframes"
 )
 
-// maxDecoders bounds how many frames are decompressed at once, and with it the
-// memory: each wants its content and what it is made of.
-const maxDecoders = 4
+// maxDecoders is how many frames are decompressed at once. Two are faster than what
+// they give can be written; each wants memory for its content and what it is made of.
+const maxDecoders = 2
 
 // frameDecoder decompresses parts that are made of small frames (zframes), several
 // at once. It and its buffers serve all parts, one after the other.
@@ -39,8 +39,8 @@ func newFrameDecoder() (*frameDecoder, error) {
 	if err != nil {
 		return nil, err
 	}
-	// One is being filled and one unpacked meanwhile.
-	d := &frameDecoder{zstd: z, slots: make([]*slot, n+2), free: make(chan *slot, n+2), count: n}
+	// One is unpacked meanwhile.
+	d := &frameDecoder{zstd: z, slots: make([]*slot, n+1), free: make(chan *slot, n+1), count: n}
 	for i := range d.slots {
 		d.slots[i] = &slot{done: make(chan error, 1)}
 	}

@@ -17,7 +17,7 @@ import (
 // Size is how much content a frame holds, in bytes; the last one has less. Larger
 // frames are packed a little tighter, and want more memory of who reads
 // several (docs/performance.md has figures).
-const Size = 1 << 20
+const Size = 4 << 20
 
 // Writer compresses what is written to it. The bytes do not depend on how many
 // frames are compressed at once.
@@ -40,10 +40,10 @@ type frame struct {
 	packed chan []byte
 }
 
-// NewWriter compresses to w, at the level of zstd -3. The Writer must be closed.
+// NewWriter compresses to w, at about the level of zstd -7. The Writer must be closed.
 func NewWriter(w io.Writer) (*Writer, error) {
 	n := runtime.GOMAXPROCS(0)
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(n), zstd.WithWindowSize(Size), zstd.WithZeroFrames(true), zstd.WithSingleSegment(true))
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(n), zstd.WithWindowSize(Size), zstd.WithZeroFrames(true), zstd.WithSingleSegment(true))
 	if err != nil {
 		return nil, err
 	}
