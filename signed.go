@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // Signed is what the signatures of a release are about, and these.
@@ -93,6 +94,70 @@ func ParseImageManifest(raw []byte) (Manifest, error) {
 		out.Parts = append(out.Parts, p)
 	}
 	return out, nil
+}
+
+// ParseBootManifest reads the manifest of the artifact that a release boots with
+// (image specification 1.1, manifest.md, "Guidelines for Artifact Usage"). A part
+// that is not known is an error: a node would boot without it. Errors are
+// ErrInvalid. Whether the content is there, and the set's own digest, the caller
+// knows.
+func ParseBootManifest(raw []byte) (BootSet, error) {
+	var m struct {
+		ArtifactType string
+		Layers       []struct {
+			MediaType   string
+			Digest      string
+			Size        int64
+			Annotations map[string]string
+		}
+		Annotations map[string]string
+	}
+	fail := func(err error) (BootSet, error) { return BootSet{}, fmt.Errorf("boot manifest: %w", err) }
+	if len(raw) > maxManifestBytes {
+		return fail(fmt.Errorf("larger than %d bytes: %w", maxManifestBytes, ErrInvalid))
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return fail(fmt.Errorf("%w: %w", err, ErrInvalid))
+	}
+	if m.ArtifactType != BootArtifact {
+		return fail(fmt.Errorf("a manifest of type %.80q is no kernel with initramfs: %w", m.ArtifactType, ErrInvalid))
+	}
+	b := BootSet{Release: m.Annotations[AnnotationKernel], Keys: strings.Fields(m.Annotations[AnnotationKeys])}
+	seen := map[string]bool{}
+	for _, l := range m.Layers {
+		p := Part{Size: l.Size, MediaType: l.MediaType, Title: l.Annotations[AnnotationTitle]}
+		if seen[p.Title] {
+			return fail(fmt.Errorf("two parts named %.40q: %w", p.Title, ErrInvalid))
+		}
+		seen[p.Title] = true
+		var err error
+		if p.Digest, err = ParseDigest(l.Digest); err == nil {
+			p.DiffID, err = ParseDigest(l.Annotations[AnnotationDiffID])
+		}
+		if err == nil {
+			p.Unpacked, err = bytesOf(l.Annotations, AnnotationUnpacked)
+		}
+		if err == nil && p.Size < 0 {
+			err = fmt.Errorf("%d bytes: %w", p.Size, ErrInvalid)
+		}
+		if err != nil {
+			return fail(fmt.Errorf("part %.40q: %w", p.Title, err))
+		}
+		switch p.Title {
+		case "kernel":
+			b.Kernel = p
+		case "initramfs":
+			b.Initramfs = p
+		case "firmware":
+			b.Firmware = &p
+		default:
+			return fail(fmt.Errorf("a part named %.40q is not known here: %w", p.Title, ErrInvalid))
+		}
+	}
+	if b.Kernel.Digest == "" || b.Initramfs.Digest == "" {
+		return fail(fmt.Errorf("kernel %.80q or its initramfs is not there: %w", b.Release, ErrInvalid))
+	}
+	return b, nil
 }
 
 // bytesOf reads a number of bytes; 0 where it is not said.

@@ -3,9 +3,13 @@ package capture
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
+
+	"dsas/imagebuild/layers"
+	"dsas/internal/xattr"
 )
 
 // The kinds of Change.
@@ -71,14 +75,14 @@ func Compare(want, got Tree, rules Rules, services []string) []Change {
 			continue
 		}
 		w, was := want[name]
+		g.Attrs = rules.attrs(w, g)
 		c := Change{Path: "/" + name, Kind: Changed, Size: g.Size, now: g, was: w}
 		if !was {
 			c.Kind = Added
-			if g.Type == 'd' {
-				if !emptyFolder(got, name) {
-					continue // its files tell
-				}
+			if g.Type == 'd' && g.Attrs == "" && !emptyFolder(got, name) {
+				continue // its files tell
 			}
+			c.What = attrsDiffer("", g.Attrs)
 		} else if c.What = differs(w, g); len(c.What) == 0 {
 			continue
 		}
@@ -125,8 +129,34 @@ func differs(w, g Entry) (what []string) {
 	if g.UID != w.UID || g.GID != w.GID {
 		what = append(what, fmt.Sprintf("owner %d:%d -> %d:%d", w.UID, w.GID, g.UID, g.GID))
 	}
+	return append(what, attrsDiffer(w.Attrs, g.Attrs)...)
+}
+
+func attrsDiffer(w, g xattr.List) (what []string) {
+	if w == g {
+		return nil
+	}
+	old, now := w.Map(), g.Map()
+	for name, value := range now {
+		if was, ok := old[name]; !ok {
+			what = append(what, attrWord+name+" added")
+		} else if was != value {
+			what = append(what, attrWord+name+" changed")
+		}
+	}
+	for name := range old {
+		if _, ok := now[name]; !ok {
+			what = append(what, attrWord+name+" removed")
+		}
+	}
+	slices.Sort(what)
 	return what
 }
+
+// attrWord begins what differs says of an attribute.
+const attrWord = "attribute "
+
+func isAttr(what string) bool { return strings.HasPrefix(what, attrWord) }
 
 // usrmerge are links to the folders of the same name below usr.
 var usrmerge = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"}
@@ -138,16 +168,18 @@ const servicesDir = "etc/dsas/services/"
 func (c *Change) place(was bool, services []string) {
 	name := c.name()
 	first, _, _ := strings.Cut(name, "/")
-	onlyAttributes := was && c.now.Type == c.was.Type && !slices.ContainsFunc(c.What, func(s string) bool {
-		return s == "content" || strings.HasPrefix(s, "target ") || strings.HasPrefix(s, "mode ")
+	onlyOwner := was && c.now.Type == c.was.Type && !slices.ContainsFunc(c.What, func(s string) bool {
+		return s == "content" || strings.HasPrefix(s, "target ") || strings.HasPrefix(s, "mode ") || isAttr(s)
 	})
 	switch {
 	case strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }):
 		c.Note = "its name has control characters or is no UTF-8"
-	case slices.ContainsFunc(strings.Split(name, "/"), func(s string) bool { return strings.HasPrefix(s, whiteoutPrefix) }):
+	case slices.ContainsFunc(strings.Split(name, "/"), func(s string) bool { return strings.HasPrefix(s, layers.WhiteoutPrefix) }):
 		c.Note = "a name that begins with .wh. means removal in an image"
 	case slices.Contains(usrmerge, first):
 		c.Note = "/" + first + " is a link to /usr/" + first + " in the image"
+	case c.now.Type == 'd' && slices.ContainsFunc(c.What, isAttr):
+		c.Note = "a definition cannot hold a folder's owner, mode and extended attributes; set them in the service's run"
 	case c.now.Type == 'd' && !was:
 		c.Note = "a definition cannot hold an empty folder; make it in the service's run"
 	case c.now.Type == 'd':
@@ -160,7 +192,11 @@ func (c *Change) place(was bool, services []string) {
 		c.Note = "users and groups come from packages; a copy would hide those that later packages make"
 	case c.now.Size > MaxFile:
 		c.Note = fmt.Sprintf("larger than %d MiB; put it into a package", MaxFile>>20)
-	case onlyAttributes:
+	case c.now.Type == 'l' && slices.ContainsFunc(c.What, isAttr):
+		c.Note = "a definition cannot hold a symlink's extended attributes"
+	case slices.ContainsFunc(slices.Collect(maps.Keys(c.now.Attrs.Map())), func(s string) bool { return !xattr.Plain(s) }):
+		c.Note = "an extended attribute's name has control characters, a backslash or = in it, or is no UTF-8"
+	case onlyOwner:
 		c.Note = "a definition's files are root's; set the owner in the service's run"
 	default:
 		c.to(name, services)
@@ -188,7 +224,14 @@ func (c *Change) to(name string, services []string) {
 		return
 	}
 	var lost []string
-	if m := keptMode(c.To, c.now.Mode, nil); m != c.now.Mode {
+	if c.now.Attrs != "" {
+		lost = append(lost, "its extended attributes go to "+attrsFile)
+	}
+	if c.Kind == Changed && slices.ContainsFunc(c.What, isAttr) && !slices.Contains(c.What, "content") && !strings.HasPrefix(c.name(), servicesDir) {
+		lost = append(lost, "the file goes with its attributes: where it is a package's, later versions of the package no longer bring it")
+	}
+	m := c.now.Attrs.Mode(keptMode(c.To, c.now.Mode, nil))
+	if m != c.now.Mode {
 		lost = append(lost, fmt.Sprintf("its mode %04o becomes %04o", c.now.Mode, m))
 	}
 	if c.now.UID != 0 || c.now.GID != 0 {
@@ -200,13 +243,13 @@ func (c *Change) to(name string, services []string) {
 	}
 	c.Note = strings.Join(lost, "; ")
 	// Nothing but a mode that is lost again is no change.
-	if c.Kind == Changed && !slices.ContainsFunc(c.What, func(s string) bool { return s == "content" || strings.HasPrefix(s, "type ") }) && keptMode(c.To, c.now.Mode, nil) != c.now.Mode {
+	if c.Kind == Changed && !slices.ContainsFunc(c.What, func(s string) bool { return s == "content" || strings.HasPrefix(s, "type ") || isAttr(s) }) && m != c.now.Mode {
 		c.To, c.Private, c.Note = "", false, "a definition's files have mode 0755 or 0644; set another in the service's run"
 	}
 }
 
-// keptMode is the mode a file of a definition gets in the image (docs/roles.md).
-// content is its beginning, if that is known.
+// keptMode is the mode a file of a definition gets in the image (docs/roles.md),
+// where no ACL says another. content is its beginning, if that is known.
 func keptMode(to string, mode uint32, content []byte) uint32 {
 	executed := strings.HasPrefix(to, "services/") || strings.HasPrefix(string(content), "#!")
 	for _, dir := range []string{"files/usr/bin/", "files/usr/sbin/", "files/usr/local/bin/", "files/usr/local/sbin/"} {

@@ -3,6 +3,7 @@ package capture
 import (
 	"bufio"
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"dsas"
+	"dsas/internal/xattr"
 )
 
 // ListCommand prints a node's root file system for ReadListing: it is a line for
@@ -28,6 +30,39 @@ const SumCommand = `cd / && xargs -0 -r sha256sum -z -- 2>/dev/null || true`
 // PackCommand writes a tar of the files whose names it gets like SumCommand, for
 // ReadContents.
 const PackCommand = `tar -C / --no-recursion --hard-dereference --null --verbatim-files-from -cf - -T -`
+
+// AttrsCommand prints the extended attributes of a node's files for ReadAttrs. No
+// essential program of Debian does that but Perl, which can make a system call
+// by its number (here x86_64's and arm64's llistxattr and lgetxattr). Fields end
+// in NUL: path, attribute, value in hex. Without a path, an attribute that the
+// root's file system cannot hold; all empty: the end. Nothing is printed where
+// there is no such Perl.
+const AttrsCommand = `cd / && find . -xdev \( -path ./proc -o -path ./sys -o -path ./dev -o -path ./run -o -path ./tmp \) -prune -o -printf '%P\0' | perl -we '
+use strict; use Config;
+my ($list, $get) = $Config{archname} =~ /^x86_64-linux-gnu(?!x32)/ ? (195, 192) : $Config{archname} =~ /^aarch64-linux-gnu/ ? (12, 9) : exit;
+my $buf = "\0" x 65536;
+$/ = "\0";
+while (defined(my $name = <STDIN>)) {
+	chomp $name;
+	my $file = $name eq "" ? "." : "./$name";
+	if ($name eq "") {
+		for (qw(security.capability system.posix_acl_access user.dsas)) {
+			my $attr = $_;
+			print "\0$attr\0\0" if syscall($get, $file, $attr, $buf, 65536) < 0 && $! == 95;
+		}
+		next;
+	}
+	my $n = syscall($list, $file, $buf, 65536);
+	next if $n <= 0;
+	for (split /\0/, substr($buf, 0, $n)) {
+		my $attr = $_;
+		next unless $attr =~ /^(security[.]capability$|system[.]posix_acl_|user[.])/;
+		my $len = syscall($get, $file, $attr, $buf, 65536);
+		print "$name\0$attr\0", unpack("H*", substr($buf, 0, $len)), "\0" if $len >= 0;
+	}
+}
+print "\0\0\0";
+' 2>/dev/null || true`
 
 const listFields = 9
 
@@ -154,6 +189,64 @@ func (t Tree) ReadSums(r io.Reader, asked []string) error {
 		e.Sum = sum
 		t[name] = e
 	}
+}
+
+// ReadAttrs puts what AttrsCommand printed into the tree, and gives the classes of
+// attributes that cannot be compared, for Rules.Unheld: what the node's file
+// system cannot hold, or all of them where the node has nothing to tell them by
+// (told is false then).
+func (t Tree) ReadAttrs(r io.Reader) (unheld []string, told bool, err error) {
+	fail := func(err error) ([]string, bool, error) {
+		return nil, false, fmt.Errorf("the node's extended attributes: %w", err)
+	}
+	br := bufio.NewReaderSize(&bounded{r: r, left: maxListing}, 256<<10)
+	attrs := map[string]map[string]string{}
+	for first := true; ; first = false {
+		var f [3]string
+		for i := range f {
+			s, err := br.ReadString(0)
+			if errors.Is(err, io.EOF) && first && i == 0 && s == "" {
+				return xattr.Classes, false, nil
+			}
+			if errors.Is(err, io.EOF) {
+				return fail(fmt.Errorf("they end in the middle: %w", dsas.ErrInvalid))
+			}
+			if err != nil {
+				return fail(err)
+			}
+			if len(s) > max(maxPath, 2*xattr.MaxValue)+1 {
+				return fail(fmt.Errorf("a field of %d bytes: %w", len(s), dsas.ErrInvalid))
+			}
+			f[i] = s[:len(s)-1]
+		}
+		name, attr := f[0], f[1]
+		if f == [3]string{} {
+			break
+		}
+		class := xattr.Class(attr)
+		if name == "" && class != "" && f[2] == "" {
+			unheld = append(unheld, class)
+			continue
+		}
+		value, err := hex.DecodeString(f[2])
+		if err != nil || name == "" {
+			return fail(fmt.Errorf("%.200q of %.200q: %w", attr, name, dsas.ErrInvalid))
+		}
+		e, ok := t[name]
+		if !ok || e.Type == mounted || class == "" {
+			continue // made since the list, a disk's, or overlayfs's own
+		}
+		if attrs[name] == nil {
+			attrs[name] = map[string]string{}
+		}
+		attrs[name][attr] = string(value)
+	}
+	for name, values := range attrs {
+		e := t[name]
+		e.Attrs = xattr.Of(values)
+		t[name] = e
+	}
+	return unheld, true, nil
 }
 
 // Names writes names as the commands read them.

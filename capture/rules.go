@@ -4,6 +4,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"dsas/internal/xattr"
 )
 
 // noise is what a running node has and no image should: what is made at run
@@ -36,6 +38,26 @@ type Rules struct {
 	Rendered []string
 	// LeftOut tells what no image holds (imagebuild.LeftOut); nil: nothing.
 	LeftOut func(name string, dir bool) bool
+	// Unheld are the classes of extended attributes (package xattr) that the tree's
+	// file system cannot hold, or of which nothing is known. They are taken to be
+	// as the release has them.
+	Unheld []string
+}
+
+// attrs gives a file's attributes as they count: what the file system could not
+// take from the release is no change, and is carried with the file.
+func (r Rules) attrs(w, g Entry) xattr.List {
+	if w.Attrs == "" || w.Type != g.Type {
+		return g.Attrs
+	}
+	out := g.Attrs.Map()
+	for name, value := range w.Attrs.All() {
+		// A symlink holds no others on any file system (xattr(7)).
+		if class := xattr.Class(name); slices.Contains(r.Unheld, class) || g.Type == 'l' && class != xattr.Capability {
+			out[name] = value
+		}
+	}
+	return xattr.Of(out)
 }
 
 // ignores tells whether a path (no leading slash) is of no interest.

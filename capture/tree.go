@@ -6,18 +6,15 @@ package capture
 
 import (
 	"archive/tar"
-	"crypto/sha256"
-	"errors"
+	"encoding/hex"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
-	"strings"
 	"syscall"
 
-	"dsas"
+	"dsas/imagebuild/layers"
+	"dsas/internal/xattr"
 )
 
 // Bounds of what is read, and of what is carried (bytes).
@@ -37,114 +34,45 @@ type Entry struct {
 	Mode  uint32 // permission, setuid, setgid and sticky bits
 	UID   int
 	GID   int
-	Size  int64  // of a file's content, in bytes
-	MTime int64  // Unix seconds
-	Link  string // a symlink's target
-	Sum   string // SHA-256 of a file's content in hex; "": not known
+	Size  int64      // of a file's content, in bytes
+	MTime int64      // Unix seconds
+	Link  string     // a symlink's target
+	Sum   string     // SHA-256 of a file's content in hex; "": not known
+	Attrs xattr.List // those that images keep
 }
 
 // Tree is a root file system: entries by path, without leading slash.
 type Tree map[string]Entry
 
-// The names of OCI whiteouts (image specification, layer.md).
-const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh..opq"
-)
-
-// Apply puts a layer's tar over the tree, as unpacking it would. Of each file it
-// has the digest then.
-func (t Tree) Apply(r io.Reader) error {
-	own := Tree{}
-	tr := tar.NewReader(r)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return fmt.Errorf("read layer: %w", err)
-		}
-		name := path.Clean(strings.TrimLeft(h.Name, "/"))
-		if name == "." {
-			continue
-		}
-		if !fs.ValidPath(name) {
-			return fmt.Errorf("read layer: name %.200q: %w", h.Name, dsas.ErrInvalid)
-		}
-		dir, base := path.Split(name)
-		dir = strings.TrimSuffix(dir, "/")
-		switch {
-		case base == whiteoutOpaque:
-			t.removeBelow(dir)
-			continue
-		case strings.HasPrefix(base, whiteoutPrefix):
-			t.remove(path.Join(dir, strings.TrimPrefix(base, whiteoutPrefix)))
-			continue
-		}
-		e := Entry{Mode: uint32(h.Mode) & emptyPerm, UID: h.Uid, GID: h.Gid, MTime: h.ModTime.Unix()}
-		switch h.Typeflag {
+// OfLayers gives the tree that an image's layers make.
+func OfLayers(image *layers.Tree) Tree {
+	t := make(Tree, image.Len())
+	for name, l := range image.All() {
+		e := Entry{Mode: uint32(l.Mode) & emptyPerm, UID: l.UID, GID: l.GID, Size: l.Size, MTime: l.MTime, Link: l.Link, Attrs: l.Attrs.Kept()}
+		switch l.Type {
+		case tar.TypeReg:
+			e.Type, e.Sum = 'f', hex.EncodeToString(l.Sum[:])
 		case tar.TypeDir:
 			e.Type = 'd'
 		case tar.TypeSymlink:
-			e.Type, e.Link = 'l', h.Linkname
+			e.Type = 'l'
 		case tar.TypeFifo:
 			e.Type = 'p'
 		case tar.TypeChar:
 			e.Type = 'c'
 		case tar.TypeBlock:
 			e.Type = 'b'
-		case tar.TypeLink:
-			at := path.Clean(strings.TrimLeft(h.Linkname, "/"))
-			of, ok := own[at]
-			if !ok {
-				of, ok = t[at]
-			}
-			if !ok {
-				return fmt.Errorf("read layer: %s is a link to %.200q, which is not there: %w", name, h.Linkname, dsas.ErrInvalid)
-			}
-			e = of
-		case tar.TypeReg:
-			e.Type = 'f'
-			sum := sha256.New()
-			if e.Size, err = io.Copy(sum, tr); err != nil {
-				return fmt.Errorf("read layer: %s: %w", name, err)
-			}
-			e.Sum = fmt.Sprintf("%x", sum.Sum(nil))
 		default:
-			continue // what no unpacker makes either
-		}
-		own[name] = e
-	}
-	for name, e := range own {
-		old, was := t[name]
-		// A folder of a layer leaves a link to a folder alone, as every unpacker does.
-		if e.Type == 'd' && was && old.Type == 'l' {
-			continue
-		}
-		if was && old.Type == 'd' && e.Type != 'd' {
-			t.removeBelow(name)
+			continue // a hard link to nothing, which no node unpacks
 		}
 		t[name] = e
 	}
-	return nil
-}
-
-func (t Tree) remove(name string) {
-	delete(t, name)
-	t.removeBelow(name)
-}
-
-func (t Tree) removeBelow(dir string) {
-	for name := range t {
-		if dir == "" || strings.HasPrefix(name, dir+"/") {
-			delete(t, name)
-		}
-	}
+	return t
 }
 
 // ReadFolder lists a tree on this machine, without digests. It does not leave
-// the file system that root is on, and follows no link.
+// the file system that root is on, and follows no link. What that file system
+// cannot hold of attributes, xattr.Unheld tells.
 func ReadFolder(root string) (Tree, error) {
 	t := Tree{}
 	var dev uint64
@@ -193,6 +121,9 @@ func ReadFolder(root string) (Tree, error) {
 			e.Type = 'b'
 		default:
 			e.Type = 'c'
+		}
+		if e.Attrs, err = xattr.Read(p); err != nil {
+			return err
 		}
 		t[filepath.ToSlash(rel)] = e
 		return nil

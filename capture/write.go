@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"dsas"
+	"dsas/internal/xattr"
 )
 
 // Content is what a chosen path has.
@@ -132,6 +133,10 @@ func (t Tree) SumLocal(root string, names []string) error {
 // release was built, become something else: writing them would undo that. def is
 // the definition as it is now.
 func Conflicts(def fs.FS, chosen []Change, contents map[string]Content) ([]Change, error) {
+	attrs, err := readAttrs(def)
+	if err != nil {
+		return nil, err
+	}
 	var out []Change
 	for _, c := range chosen {
 		st, err := fs.Lstat(def, c.To)
@@ -160,7 +165,8 @@ func Conflicts(def fs.FS, chosen []Change, contents map[string]Content) ([]Chang
 		if err != nil {
 			return nil, err
 		}
-		if fmt.Sprintf("%x", sha256.Sum256(data)) != c.was.Sum && !(new.Link == "" && bytes.Equal(data, new.Data)) {
+		has := attrs[c.name()]
+		if fmt.Sprintf("%x", sha256.Sum256(data)) != c.was.Sum && !(new.Link == "" && bytes.Equal(data, new.Data)) || has != c.was.Attrs && has != c.now.Attrs {
 			out = append(out, c)
 		}
 	}
@@ -173,14 +179,48 @@ type Written struct {
 	Note string `json:"note,omitempty"`
 }
 
-// Write puts the contents into a definition's folder, each whole or not at all.
-// Nothing is followed out of it, nor through a link in it.
-func Write(folder string, chosen []Change, contents map[string]Content) ([]Written, error) {
+// attrsFile is where a definition has the extended attributes of its files
+// (imagebuild.AttrsFile).
+const attrsFile = "attributes"
+
+// attrsHead is what stands above them.
+const attrsHead = `# Extended attributes (capabilities, ACLs, user.NAME) that files/ and services/
+# get in the image, by their paths there, as getfattr --dump writes them.
+# dsas image capture writes this file anew.
+
+`
+
+// readAttrs reads what a definition says of attributes, by path in the image.
+func readAttrs(def fs.FS) (map[string]xattr.List, error) {
+	b, err := fs.ReadFile(def, attrsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]xattr.List{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	attrs, err := xattr.ParseDump(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", attrsFile, err)
+	}
+	return attrs, nil
+}
+
+// Write puts the contents into a definition's folder, each whole or not at all,
+// and at the end what of extended attributes belongs to them; def is the whole
+// definition as it is now. Nothing is followed out of the folder, nor through a
+// link in it.
+func Write(folder string, def fs.FS, chosen []Change, contents map[string]Content) ([]Written, error) {
 	root, err := os.OpenRoot(folder)
 	if err != nil {
 		return nil, fmt.Errorf("role definition: %w", err)
 	}
 	defer root.Close()
+	attrs, err := readAttrs(def)
+	if err != nil {
+		return nil, fmt.Errorf("role definition: %w", err)
+	}
+	others := false
 	for _, c := range chosen { // all are checked before the first is written
 		if !fs.ValidPath(c.To) || !strings.HasPrefix(c.To, "files/") && !strings.HasPrefix(c.To, "services/") {
 			return nil, fmt.Errorf("write %.200q: %w", c.To, dsas.ErrInvalid)
@@ -190,6 +230,14 @@ func Write(folder string, chosen []Change, contents map[string]Content) ([]Writt
 		}
 		if st, err := root.Lstat(c.To); err == nil && st.IsDir() {
 			return nil, fmt.Errorf("write %s: a folder stands there: %w", filepath.Join(folder, c.To), dsas.ErrConflict)
+		}
+		now := c.now.Attrs
+		if c.now.Type == 'l' {
+			now = ""
+		}
+		if attrs[c.name()] != now {
+			others = true
+			attrs[c.name()] = now
 		}
 	}
 	var done []Written
@@ -202,6 +250,12 @@ func Write(folder string, chosen []Change, contents map[string]Content) ([]Writt
 			return done, fmt.Errorf("write %s: %w", filepath.Join(folder, c.To), err)
 		}
 		done = append(done, Written{Path: c.To, Note: c.Note})
+	}
+	if others {
+		if err := writeOne(root, attrsFile, Content{Data: append([]byte(attrsHead), xattr.Dump(attrs)...)}); err != nil {
+			return done, fmt.Errorf("write %s: %w", filepath.Join(folder, attrsFile), err)
+		}
+		done = append(done, Written{Path: attrsFile})
 	}
 	return done, nil
 }

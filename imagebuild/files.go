@@ -9,12 +9,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
 	"time"
 
 	"dsas"
+	"dsas/imagebuild/layers"
+	"dsas/internal/xattr"
 )
 
 // maxRoleFile bounds one file of a definition, in bytes: larger things come in
@@ -27,6 +30,8 @@ type roleFile struct {
 	Mode int64
 	Link string // target, for a symlink
 	Data []byte
+	// Attrs are its extended attributes. It is empty for most, and part of keys.
+	Attrs xattr.List `json:",omitempty"`
 }
 
 type roleFiles []roleFile
@@ -66,8 +71,8 @@ func readFiles(def Definition) (roleFiles, error) {
 			if first, _, _ := strings.Cut(f.Path, "/"); slices.Contains(usrmerge, first) {
 				return fmt.Errorf("%s: put it into files/usr/%s: /%s is a link to /usr/%s: %w", p, f.Path, first, first, dsas.ErrInvalid)
 			}
-			if strings.HasPrefix(path.Base(f.Path), whiteoutPrefix) {
-				return fmt.Errorf("%s: names that begin with %s mean removal in an image: %w", p, whiteoutPrefix, dsas.ErrInvalid)
+			if strings.HasPrefix(path.Base(f.Path), layers.WhiteoutPrefix) {
+				return fmt.Errorf("%s: names that begin with %s mean removal in an image: %w", p, layers.WhiteoutPrefix, dsas.ErrInvalid)
 			}
 			out = append(out, f)
 			return nil
@@ -77,7 +82,43 @@ func readFiles(def Definition) (roleFiles, error) {
 		}
 	}
 	slices.SortFunc(out, func(a, b roleFile) int { return strings.Compare(a.Path, b.Path) })
+	if err := out.readAttrs(def.FS); err != nil {
+		return nil, fmt.Errorf("role definition: %s: %w", AttrsFile, err)
+	}
 	return out, nil
+}
+
+// AttrsFile is the file of a definition with the extended attributes of its
+// files/ and services/, by their paths in the image, as getfattr --dump writes
+// them. They do not stand on the files themselves: version control loses them
+// there, and a capability would count on the machine that builds, too.
+const AttrsFile = "attributes"
+
+// readAttrs gives the files the attributes that the definition names. It wants
+// a file for each, so that a slip is told.
+func (f roleFiles) readAttrs(fsys fs.FS) error {
+	b, err := fs.ReadFile(fsys, AttrsFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	attrs, err := xattr.ParseDump(b)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(attrs)) {
+		i, ok := slices.BinarySearchFunc(f, name, func(f roleFile, name string) int { return strings.Compare(f.Path, name) })
+		switch {
+		case !ok:
+			return fmt.Errorf("%s is none of the role's own files, files/... or services/...: put it there, or take it out here: %w", name, dsas.ErrInvalid)
+		case f[i].Link != "":
+			return fmt.Errorf("%s is a symlink, which has no attributes: name the file it leads to: %w", name, dsas.ErrInvalid)
+		}
+		f[i].Attrs, f[i].Mode = attrs[name], int64(attrs[name].Mode(uint32(f[i].Mode)))
+	}
+	return nil
 }
 
 // readRoleFile reads one file. A mode is 0755 or 0644, by the executable bit
@@ -121,7 +162,7 @@ func filesLayer(ctx context.Context, opt *Options, files roleFiles, below ...map
 			if err := w.parents(f.Path, below...); err != nil {
 				return err
 			}
-			h := &tar.Header{Name: f.Path, Typeflag: tar.TypeReg, Mode: f.Mode, Size: int64(len(f.Data)), ModTime: contentTime(f.Data)}
+			h := &tar.Header{Name: f.Path, Typeflag: tar.TypeReg, Mode: f.Mode, Size: int64(len(f.Data)), ModTime: contentTime(f.Data), PAXRecords: f.Attrs.Records()}
 			if f.Link != "" {
 				h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, f.Link, 0
 			}

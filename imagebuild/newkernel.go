@@ -50,6 +50,14 @@ type RoleRelease struct {
 	Modules []string // of its role's definition
 }
 
+// CanUpdate tells why a release cannot get another kernel by UpdateKernel: an
+// image from elsewhere has its modules among its other files, or none. The error
+// is dsas.ErrInvalid.
+func CanUpdate(r dsas.Release) error {
+	_, err := withKernel(r, dsas.BootSet{}, dsas.Part{})
+	return err
+}
+
 // modulesTitle is the title of the layer that modulesLayer makes.
 const modulesTitle = "modules"
 
@@ -74,7 +82,7 @@ func UpdateKernel(ctx context.Context, opt Options, list []RoleRelease) (dsas.Bo
 
 func updateKernel(ctx context.Context, opt *Options, list []RoleRelease) (dsas.BootSet, []dsas.Release, error) {
 	for _, r := range list { // before anything is made
-		if _, err := withKernel(r.Release, dsas.BootSet{}, dsas.Part{}); err != nil {
+		if err := CanUpdate(r.Release); err != nil {
 			return dsas.BootSet{}, nil, err
 		}
 	}

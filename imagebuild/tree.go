@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -18,20 +17,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dsas"
+	"dsas/imagebuild/layers"
+	"dsas/internal/xattr"
 )
 
-// The names of OCI whiteouts (image specification, layer.md) and the extended
-// attribute by which overlayfs marks a folder that hides the one below it.
+// The extended attribute by which overlayfs marks a folder that hides the one
+// below it.
 const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh..opq"
-	overlayOpaque  = "trusted.overlay.opaque"
+	overlayOpaque = "trusted.overlay.opaque"
 	// userOverlay is in place of "trusted.overlay." in a user namespace.
 	userOverlay = "user.overlay."
 )
-
-// xattrRecord carries an extended attribute in a PAX header.
-const xattrRecord = "SCHILY.xattr."
 
 // page is the granularity of tmpfs, in bytes.
 const page = 4096
@@ -113,7 +109,7 @@ func (w *layerWriter) folder(root, rel string, rule func(string, bool) verdict) 
 	// overlayfs marks every folder it makes; where there was none before, the
 	// mark says nothing.
 	if _, covers := w.below[rel]; covers && isOpaque(filepath.Join(root, rel)) {
-		if err := w.whiteout(path.Join(rel, whiteoutOpaque)); err != nil {
+		if err := w.whiteout(path.Join(rel, layers.WhiteoutOpaque)); err != nil {
 			return err
 		}
 	}
@@ -167,7 +163,7 @@ func (w *layerWriter) entry(root, name string, v verdict) error {
 		h.Typeflag = tar.TypeFifo
 	case fs.ModeDevice | fs.ModeCharDevice:
 		if st.Rdev == 0 { // overlayfs's whiteout
-			return w.whiteout(path.Join(path.Dir(name), whiteoutPrefix+path.Base(name)))
+			return w.whiteout(path.Join(path.Dir(name), layers.WhiteoutPrefix+path.Base(name)))
 		}
 		return nil // /dev is made by the kernel
 	case fs.ModeDevice, fs.ModeSocket:
@@ -177,9 +173,11 @@ func (w *layerWriter) entry(root, name string, v verdict) error {
 	default:
 		return fmt.Errorf("%s: a file of type %v cannot be in an image: %w", name, fi.Mode().Type(), dsas.ErrInvalid)
 	}
-	if h.PAXRecords, err = keptXattrs(file); err != nil {
+	attrs, err := xattr.Read(file)
+	if err != nil {
 		return err
 	}
+	h.PAXRecords = attrs.Records()
 	return w.add(h, nil)
 }
 
@@ -196,10 +194,11 @@ func (w *layerWriter) regular(file string, h *tar.Header, st *syscall.Stat_t, v 
 		}
 		w.links[id] = h.Name
 	}
-	var err error
-	if h.PAXRecords, err = keptXattrs(file); err != nil {
+	attrs, err := xattr.Read(file)
+	if err != nil {
 		return err
 	}
+	h.PAXRecords = attrs.Records()
 	found, err := checkSecrets(h.Name, file, st.Size)
 	if err != nil {
 		return err
@@ -231,39 +230,6 @@ func getXattr(file, name string) string {
 		return ""
 	}
 	return string(b[:n])
-}
-
-// keptXattrs gives the PAX records for capabilities, ACLs and user attributes;
-// what overlayfs notes for itself stays out.
-func keptXattrs(file string) (map[string]string, error) {
-	list := make([]byte, 4096)
-	n, err := unix.Llistxattr(file, list)
-	if errors.Is(err, unix.ENOTSUP) || n == 0 && err == nil {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: list attributes: %w", file, err)
-	}
-	var out map[string]string
-	for name := range bytes.SplitSeq(bytes.TrimSuffix(list[:n], []byte{0}), []byte{0}) {
-		k := string(name)
-		if strings.HasPrefix(k, userOverlay) {
-			continue
-		}
-		if k != "security.capability" && !strings.HasPrefix(k, "user.") && !strings.HasPrefix(k, "system.posix_acl_") {
-			continue
-		}
-		v := make([]byte, 64<<10)
-		n, err := unix.Lgetxattr(file, k, v)
-		if err != nil {
-			return nil, fmt.Errorf("%s: attribute %s: %w", file, k, err)
-		}
-		if out == nil {
-			out = map[string]string{}
-		}
-		out[xattrRecord+k] = string(v[:n])
-	}
-	return out, nil
 }
 
 // moduleTree writes a staged module folder as root's, without the symbol

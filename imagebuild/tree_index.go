@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"dsas/imagebuild/layers"
+	"dsas/internal/xattr"
 )
 
 // index is what a layer has, as far as the checks ask.
@@ -21,13 +24,14 @@ type index struct {
 
 // note records an entry of a layer's tar other than a folder.
 func (x *index) note(h *tar.Header) {
-	dir, base := path.Split(h.Name)
-	switch {
-	case base == whiteoutOpaque:
-		x.Empty = append(x.Empty, path.Clean(dir))
+	switch removes, opaque, is := layers.Whiteout(h.Name); {
+	case opaque:
+		x.Empty = append(x.Empty, removes)
 		return
-	case strings.HasPrefix(base, whiteoutPrefix):
-		x.Gone = append(x.Gone, dir+strings.TrimPrefix(base, whiteoutPrefix))
+	case is && removes != "":
+		x.Gone = append(x.Gone, removes)
+		return
+	case is:
 		return
 	}
 	switch h.Typeflag {
@@ -45,7 +49,7 @@ func (x *index) note(h *tar.Header) {
 		x.Names[h.Name] = ""
 		return
 	}
-	caps := capabilities(h.PAXRecords[xattrRecord+"security.capability"])
+	caps := capabilities(h.PAXRecords[xattr.PAX+xattr.Capability])
 	if h.Mode&0o6000 != 0 || len(caps) > 0 {
 		x.Privileged = append(x.Privileged, Privileged{Path: "/" + h.Name, Mode: fmt.Sprintf("%04o", h.Mode), UID: h.Uid, GID: h.Gid, Capabilities: caps})
 	}
@@ -178,6 +182,9 @@ func filesIndex(files roleFiles) *layer {
 			l.Names[f.Path] = "x"
 		default:
 			l.Names[f.Path] = ""
+		}
+		if caps := capabilities(f.Attrs.Map()[xattr.Capability]); len(caps) > 0 {
+			l.Privileged = append(l.Privileged, Privileged{Path: "/" + f.Path, Mode: fmt.Sprintf("%04o", f.Mode), Capabilities: caps})
 		}
 		for d := path.Dir(f.Path); d != "."; d = path.Dir(d) {
 			l.Dirs[d] = dirAttr{}

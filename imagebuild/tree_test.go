@@ -3,8 +3,10 @@ package imagebuild
 import (
 	"archive/tar"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dsas"
+	"dsas/imagebuild/layers"
+	"dsas/internal/xattr"
+	"dsas/server/blobs"
 )
 
 // write makes files; a name that ends in a slash is a folder.
@@ -213,13 +218,66 @@ func TestReadFilesModes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []roleFile{{"etc/c", 0o644, "", nil}, {"etc/dsas/services/a/run", 0o755, "", nil}, {"etc/l", 0o777, "c", nil}, {"usr/bin/tool", 0o755, "", nil}}
+	want := []roleFile{{Path: "etc/c", Mode: 0o644}, {Path: "etc/dsas/services/a/run", Mode: 0o755}, {Path: "etc/l", Mode: 0o777, Link: "c"}, {Path: "usr/bin/tool", Mode: 0o755}}
 	for i := range want {
 		if i >= len(got) || got[i].Path != want[i].Path || got[i].Mode != want[i].Mode || got[i].Link != want[i].Link {
 			t.Fatalf("readFiles = %+v; want %+v", got, want)
 		}
 	}
 }
+
+// Attributes of a role's own files stand in the definition's file of them.
+func TestReadFilesAttrs(t *testing.T) {
+	note, caps := xattr.Of(map[string]string{"user.note": "1"}), xattr.Of(map[string]string{xattr.Capability: capNetRaw})
+	def := func(attrs string) Definition {
+		return Definition{FS: fstest.MapFS{"files/usr/bin/x": {Data: []byte("x"), Mode: 0o755}, "files/etc/c": {Data: []byte("c")}, "services/a/run": {Data: []byte("#!/bin/sh\n")},
+			"files/etc/l": {Data: []byte("c"), Mode: fs.ModeSymlink}, AttrsFile: {Data: []byte(attrs)}}}
+	}
+	files, err := readFiles(def(string(xattr.Dump(map[string]xattr.List{"usr/bin/x": caps, "etc/dsas/services/a/run": note}))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := readFiles(def(""))
+	if err != nil || plain.sum() == files.sum() {
+		t.Errorf("the same key with and without attributes, %v; want another build", err)
+	}
+	if p := merge(filesIndex(files)).listPrivileged(); len(p) != 1 || p[0].Path != "/usr/bin/x" || !reflect.DeepEqual(p[0].Capabilities, []string{"cap_net_raw"}) {
+		t.Errorf("privileged files = %+v; want /usr/bin/x with cap_net_raw", p)
+	}
+	opt := Options{Store: testStore(t, t.TempDir()), Cache: t.TempDir()}
+	l, err := filesLayer(t.Context(), &opt, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, _, err := opt.Store.(*blobs.Store).Blob(l.Part.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	read, err := layers.Read(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := layers.NewTree()
+	tree.Apply(read)
+	for name, want := range map[string]xattr.List{"usr/bin/x": caps, "etc/c": "", "etc/dsas/services/a/run": note} {
+		if e, ok := tree.Entry(name); !ok || e.Attrs != want {
+			t.Errorf("%s in the layer = %+v, %v; want attributes %q", name, e, ok, want.Map())
+		}
+	}
+	for attrs, want := range map[string]string{
+		"# file: etc/nosuch\nuser.a=\"1\"\n": "none of the role's own files",
+		"# file: etc/l\nuser.a=\"1\"\n":      "is a symlink",
+		"# file: etc/c\nsecurity.x=\"1\"\n":  "line 2",
+	} {
+		if _, err := readFiles(def(attrs)); !errors.Is(err, dsas.ErrInvalid) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), AttrsFile) {
+			t.Errorf("readFiles with %q = %v; want ErrInvalid with %q", attrs, err, want)
+		}
+	}
+}
+
+// capNetRaw is cap_net_raw+ep as setcap writes it.
+const capNetRaw = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
 func TestContentTime(t *testing.T) {
 	a, b := contentTime([]byte("aa")), contentTime([]byte("ab"))

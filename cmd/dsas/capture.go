@@ -109,6 +109,17 @@ func (cmd *imageCaptureCmd) Run(ctx context.Context, a *app) error {
 			return fmt.Errorf("capture %s: %w", v.Node.Name, err)
 		}
 	}
+	told := false
+	err = shell.run(ctx, capture.AttrsCommand, nil, func(r io.Reader) (err error) {
+		car.rules.Unheld, told, err = got.ReadAttrs(r)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("capture %s: %w", v.Node.Name, err)
+	}
+	if !told {
+		fmt.Fprintf(a.stderr, "%s has no Perl (perl-base) to list extended attributes with: capabilities and ACLs are not compared, and taken to be the release's\n", v.Node.Name)
+	}
 	return car.carry(ctx, want, got, func(chosen []capture.Change) (contents map[string]capture.Content, err error) {
 		err = shell.run(ctx, capture.PackCommand, capture.Names(capture.Paths(chosen)), func(r io.Reader) error {
 			contents, err = capture.ReadContents(r, chosen)
@@ -325,7 +336,7 @@ func (c *carrier) carry(ctx context.Context, want, got capture.Tree, read func([
 	if made && !c.a.JSON {
 		c.a.printf("made %s, which lies over the role that comes with dsas\n", clean(out.Folder))
 	}
-	if out.Written, err = capture.Write(out.Folder, chosen, contents); err != nil {
+	if out.Written, err = capture.Write(out.Folder, c.def.FS, chosen, contents); err != nil {
 		return err
 	}
 	if !c.a.JSON {
@@ -365,31 +376,9 @@ func (c *carrier) carry(ctx context.Context, want, got capture.Tree, read func([
 
 // tree is the root file system as the release has it.
 func (c *carrier) tree(ctx context.Context) (capture.Tree, error) {
-	t := capture.Tree{}
-	for _, p := range c.rel.Manifest.Parts {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		if err := c.layer(t, p); err != nil {
-			return nil, fmt.Errorf("release %s, layer %s: %w", c.rel.Name(), p.Title, err)
-		}
-	}
-	return t, nil
-}
-
-func (c *carrier) layer(t capture.Tree, p dsas.Part) error {
-	f, _, err := c.store.Blob(p.Digest)
+	t, err := treeOf(ctx, c.store, c.rel.Manifest.Parts, map[dsas.Digest]*layers.Layer{})
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("release %s: %w", c.rel.Name(), err)
 	}
-	defer f.Close()
-	r, media, err := layers.Decompress(f)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if p.MediaType != "" && media != p.MediaType {
-		return fmt.Errorf("layer of type %q is %s: %w", p.MediaType, media, dsas.ErrInvalid)
-	}
-	return t.Apply(r)
+	return capture.OfLayers(t), nil
 }

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -12,9 +13,16 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"dsas"
 	"dsas/capture"
+	"dsas/imagebuild"
+	"dsas/imagebuild/layers"
+	"dsas/initramfs/rootfs"
+	"dsas/internal/xattr"
+	"dsas/roles"
+	"dsas/server/blobs"
 )
 
 // nodeSSHD is an SSH server on 127.0.0.1 that lets everybody in and answers a
@@ -111,20 +119,25 @@ func TestImageCapture(t *testing.T) {
 	}
 	good := root + entry("f", "etc/x", "")
 	for name, lie := range map[string]struct {
-		list string
-		tar  []byte
-		says string
+		list  string
+		attrs string
+		tar   []byte
+		says  string
 	}{
-		"dots":         {root + entry("f", "../../etc/x", ""), nil, "etc/x"},
-		"below a link": {root + entry("l", "etc", "/") + entry("f", "etc/x", ""), nil, "no folder"},
-		"nothing":      {"", nil, "empty"},
-		"another file": {good, pack(&tar.Header{Name: "../../../x"}, "abc"), "not asked for"},
-		"a link":       {good, pack(&tar.Header{Name: "etc/x", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}, ""), "another type"},
-		"no tar":       {good, []byte("abc"), "files"},
+		"dots":          {root + entry("f", "../../etc/x", ""), "", nil, "etc/x"},
+		"below a link":  {root + entry("l", "etc", "/") + entry("f", "etc/x", ""), "", nil, "no folder"},
+		"nothing":       {"", "", nil, "empty"},
+		"no attributes": {good, "etc/x\x00user.a\x00", nil, "end in the middle"},
+		"another file":  {good, "", pack(&tar.Header{Name: "../../../x"}, "abc"), "not asked for"},
+		"a link":        {good, "", pack(&tar.Header{Name: "etc/x", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}, ""), "another type"},
+		"no tar":        {good, "", []byte("abc"), "files"},
 	} {
 		info := nodeSSHD(t, func(command string, stdin io.Reader) []byte {
-			if command == capture.ListCommand {
+			switch command {
+			case capture.ListCommand:
 				return []byte(lie.list)
+			case capture.AttrsCommand:
+				return []byte(lie.attrs)
 			}
 			return lie.tar
 		})
@@ -167,4 +180,78 @@ func TestImageCapture(t *testing.T) {
 			t.Errorf("%s = %.40q, %v; want the node's", name, b, err)
 		}
 	}
+
+	// Attributes, all the way: set on the node, and there again on what a build
+	// makes of the definition.
+	put("usr/local/bin/sniff", "#!/bin/sh\n")
+	sniff := filepath.Join(tree, "usr/local/bin/sniff")
+	if err := os.Chmod(sniff, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("setcap", "cap_net_raw+ep", sniff).CombinedOutput(); err != nil {
+		skipOrFail(t, "setcap: "+err.Error()+": "+string(out))
+	}
+	if err := unix.Lsetxattr(sniff, xattr.ACL, []byte(acl33), 0); err != nil {
+		skipOrFail(t, "an ACL cannot be set here: "+err.Error())
+	}
+	want, err := xattr.Read(sniff)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.wantLine(c.ok(capt("--dry-run")...), "/usr/local/bin/sniff", "attribute security.capability added", "go to attributes")
+	c.wantLine(c.ok(capt("--path", "/usr/local/bin/sniff")...), "wrote", "web/attributes")
+	set, err := roles.Load(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	def, err := set.Get("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, ok, err := imagebuild.RoleFiles(t.Context(), imagebuild.Options{Store: c.releases.Store, Cache: t.TempDir()}, imagebuild.Definition{Role: def.Role, FS: def.FS}, nil)
+	if err != nil || !ok {
+		t.Fatalf("RoleFiles = %v, %v", ok, err)
+	}
+	built := t.TempDir()
+	options := rootfs.Options{Client: &http.Client{Transport: storeTransport{c.releases.Store}}, BaseURL: "http://store", Manifest: dsas.Manifest{Role: "web", Parts: []dsas.Part{files}}, Dest: built}
+	if _, err := rootfs.Fetch(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	got, err := xattr.Read(filepath.Join(built, "usr/local/bin/sniff"))
+	if err != nil || got != want || got.Map()[xattr.Capability] == "" {
+		t.Errorf("the built sniff has %q, %v; want the node's %q", got.Map(), err, want.Map())
+	}
+	if st, err := os.Stat(filepath.Join(built, "usr/local/bin/sniff")); err != nil || st.Mode().Perm() != 0o775 {
+		t.Errorf("the built sniff = %v, %v; want the mode of its ACL", st.Mode(), err)
+	}
+	// The release that was built of it and the node are the same.
+	l, err := layers.Read(t.Context(), open(t, c.releases.Store, files.Digest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := layers.NewTree()
+	image.Apply(l)
+	node, err := capture.ReadFolder(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release := capture.OfLayers(image)
+	e := release["usr/local/bin/sniff"]
+	e.MTime, e.UID, e.GID = node["usr/local/bin/sniff"].MTime, os.Getuid(), os.Getgid()
+	if diff := capture.Compare(capture.Tree{"x": e}, capture.Tree{"x": node["usr/local/bin/sniff"]}, capture.Rules{}, nil); len(diff) != 0 {
+		t.Errorf("after the build Compare tells %+v; want nothing", diff)
+	}
+}
+
+// acl33 is u::rwx,u:33:rwx,g::r-x,m::rwx,o::r-x as setfacl writes it.
+const acl33 = "\x02\x00\x00\x00\x01\x00\x07\x00\xff\xff\xff\xff\x02\x00\x07\x00\x21\x00\x00\x00\x04\x00\x05\x00\xff\xff\xff\xff\x10\x00\x07\x00\xff\xff\xff\xff\x20\x00\x05\x00\xff\xff\xff\xff"
+
+func open(t *testing.T, s *blobs.Store, d dsas.Digest) io.Reader {
+	t.Helper()
+	f, _, err := s.Blob(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
 }

@@ -214,3 +214,23 @@ func TestCarry(t *testing.T) {
 		t.Errorf("after --force nginx.conf = %q, %v", b, err)
 	}
 }
+
+// TestKernelSteps: an image from elsewhere does not keep the others from a kernel.
+func TestKernelSteps(t *testing.T) {
+	release := func(role string, titles ...string) dsas.Release {
+		r := dsas.Release{Role: role, Number: 1, Boot: dsas.BootSet{Release: "6.1"}}
+		for _, title := range titles {
+			r.Manifest.Parts = append(r.Manifest.Parts, dsas.Part{Title: title})
+		}
+		return r
+	}
+	list, steps, at := kernelSteps([]dsas.Release{release("foreign", "layer 1"), release("lb", "base", "modules"), release("twice", "modules", "modules"), release("web", "modules", "files")})
+	if len(list) != 2 || list[0].Role != "lb" || list[1].Role != "web" || !reflect.DeepEqual(at, []int{1, 3}) {
+		t.Errorf("kernelSteps takes %v, %v; want lb and web, the second and the fourth", list, at)
+	}
+	for i, want := range []string{"foreign:1 has no layer of kernel modules", "", "twice:1 has two layers", ""} {
+		if got := steps[i].Skipped; !strings.Contains(got, want) || (want == "") != (got == "") {
+			t.Errorf("%s is skipped for %q; want %q", steps[i].Old, got, want)
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"dsas/capture"
 	"dsas/imagebuild"
 	"dsas/initramfs/rootfs"
+	"dsas/internal/xattr"
 	"dsas/server/blobs"
 )
 
@@ -107,6 +108,7 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
+	car.rules.Unheld = xattr.Unheld(root)
 	if err := got.SumLocal(root, capture.Doubtful(want, got, car.rules)); err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}

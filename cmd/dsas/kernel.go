@@ -47,12 +47,14 @@ type kernelUpdate struct {
 }
 
 // kernelStep is one role's part of it. New is empty in a rehearsal, and the same
-// as Old where nothing changes.
+// as Old where nothing changes. Also empty where it is Skipped.
 type kernelStep struct {
 	Role      string `json:"role"`
 	Old       string `json:"old"`       // release
 	OldKernel string `json:"oldKernel"` // uname -r
 	New       string `json:"new,omitempty"`
+	// Skipped says why it stays as it is, whatever the kernel.
+	Skipped string `json:"skipped,omitempty"`
 }
 
 // Run implements the command.
@@ -76,8 +78,15 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	}
 	opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Locks: cfg.path("locks"), Progress: say}
 	var out kernelUpdate
-	for _, r := range list {
-		out.Releases = append(out.Releases, kernelStep{Role: r.Role, Old: r.Name(), OldKernel: r.Boot.Release})
+	list, steps, at := kernelSteps(list)
+	out.Releases = steps
+	for _, s := range steps {
+		if s.Skipped != "" {
+			say("left as it is: " + s.Skipped)
+		}
+	}
+	if len(list) == 0 {
+		return fmt.Errorf("no role has a release that can get another kernel: %w", dsas.ErrNotFound)
 	}
 	was, now, err := imagebuild.KernelNews(ctx, opt)
 	if err != nil {
@@ -112,7 +121,7 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	}
 	out.Kernel.Release = boot.Release
 	for i, r := range made {
-		out.Releases[i].New = r.Name()
+		out.Releases[at[i]].New = r.Name()
 	}
 	if !cmd.NoPublish {
 		for i, r := range made { // once all are made
@@ -126,6 +135,21 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 		a.syncReleases(ctx)
 	}
 	return a.kernelUpdated(out, false)
+}
+
+// kernelSteps gives the releases that can get another kernel, the steps of all,
+// and for each of the former the place of its step.
+func kernelSteps(all []dsas.Release) (list []dsas.Release, steps []kernelStep, at []int) {
+	for i, r := range all {
+		s := kernelStep{Role: r.Role, Old: r.Name(), OldKernel: r.Boot.Release}
+		if err := imagebuild.CanUpdate(r); err != nil {
+			s.Skipped = message(err)
+		} else {
+			list, at = append(list, r), append(at, i)
+		}
+		steps = append(steps, s)
+	}
+	return list, steps, at
 }
 
 // roleReleases finds the kernel modules that each release's role names.
@@ -223,6 +247,8 @@ func (a *app) kernelUpdated(u kernelUpdate, dry bool) error {
 	for _, s := range u.Releases {
 		next, kernel := s.New, u.Kernel.Release
 		switch {
+		case s.Skipped != "":
+			next, kernel = "left as it is", ""
 		case s.New == s.Old:
 			next, kernel = "as it is", ""
 		case dry && s.OldKernel == u.Kernel.Release && same:

@@ -26,6 +26,7 @@ type releases struct {
 	keys func() (signing.Keys, error)
 
 	syncing sync.Mutex
+	told    map[string]bool // what syncAndTell logged last
 }
 
 // Assigned gives the release that a node, nil for a box that is none, boots as
@@ -43,8 +44,9 @@ func (r *releases) Assigned(node *dsas.Node, role string) (*dsas.Release, error)
 }
 
 // Load reads what nodes boot, so that the first packets of a rack that powers up
-// do not wait for the disk, and tells early of what cannot be read.
-func (r *releases) Load(nodes []dsas.Node) error {
+// do not wait for the disk, and tells early of what cannot be read: an error for
+// each release.
+func (r *releases) Load(nodes []dsas.Node) []error {
 	var errs []error
 	seen := map[dsas.Digest]bool{}
 	for i := range nodes {
@@ -58,7 +60,7 @@ func (r *releases) Load(nodes []dsas.Node) error {
 			errs = append(errs, fmt.Errorf("node %s, as others of role %s, cannot boot: %w", n.Name, n.Role, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // Bootable tells why a release cannot be published: nodes would refuse it.
@@ -84,11 +86,17 @@ const builder = "dsas image build"
 // Sync publishes what image builds have proposed since it was last called, and
 // gives the roles that have another release now.
 func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
+	changed, errs := r.sync(ctx)
+	return changed, errors.Join(errs...)
+}
+
+// sync is Sync with an error for each role that has one.
+func (r *releases) sync(ctx context.Context) ([]dsas.Published, []error) {
 	r.syncing.Lock()
 	defer r.syncing.Unlock()
 	proposals, err := r.Proposals()
 	if err != nil {
-		return nil, fmt.Errorf("publish what was built: %w", err)
+		return nil, []error{fmt.Errorf("publish what was built: %w", err)}
 	}
 	changed := []dsas.Published{}
 	var errs []error
@@ -120,7 +128,7 @@ func (r *releases) Sync(ctx context.Context) ([]dsas.Published, error) {
 		}
 		changed = append(changed, p)
 	}
-	return changed, errors.Join(errs...)
+	return changed, errs
 }
 
 // name gives a release's name, or what of its ID can be shown.
@@ -139,24 +147,33 @@ const syncEvery = time.Second
 func (r *releases) Run(ctx context.Context) error {
 	t := time.NewTicker(syncEvery)
 	defer t.Stop()
-	told := ""
 	for {
-		_, err := r.Sync(ctx)
+		r.syncAndTell(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		text := ""
-		if err != nil {
-			text = err.Error()
-		}
-		if text != told && err != nil { // once for each reason
-			r.log.Error("releases", "err", err)
-		}
-		told = text
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.C:
 		}
 	}
+}
+
+// syncAndTell is Sync that logs: each error on a line of its own, and not again
+// before it was away. It is for one goroutine at a time.
+func (r *releases) syncAndTell(ctx context.Context) {
+	_, errs := r.sync(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	now := map[string]bool{}
+	for _, err := range errs {
+		text := err.Error()
+		if !r.told[text] && !now[text] {
+			r.log.Error("releases", "err", err)
+		}
+		now[text] = true
+	}
+	r.told = now
 }

@@ -146,14 +146,12 @@ func (d *daemon) open(ctx context.Context) (err error) {
 		return err
 	}
 	d.rel = &releases{Store: d.blobs, state: d.store, log: d.log, keys: func() (signing.Keys, error) { return signing.ReadKeys(d.cfg.Keys) }}
-	if _, err := d.rel.Sync(ctx); err != nil {
-		d.log.Error("releases", "err", err) // what is published already is served
-	}
+	d.rel.syncAndTell(ctx) // whatever fails, what is published already is served
 	nodes, err := d.store.Nodes(ctx)
 	if err != nil {
 		return err
 	}
-	if err := d.rel.Load(nodes); err != nil {
+	for _, err := range d.rel.Load(nodes) {
 		d.log.Error("releases", "err", err) // the others are served
 	}
 	d.render = &renderer{cfg: &d.cfg, store: d.store, roles: d.roles, rel: d.rel, subnets: d.subnets, changeHub: newChangeHub()}

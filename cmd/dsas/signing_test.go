@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -213,6 +215,35 @@ func TestSyncUnsigned(t *testing.T) {
 	r.keys = trusted
 	if changed, err := r.Sync(t.Context()); err != nil || len(changed) != 1 {
 		t.Errorf("Sync once the key is trusted = %v, %v; want it published", changed, err)
+	}
+}
+
+// TestUnsignedToldApart: proposals of two roles are refused on a line each, once.
+func TestUnsignedToldApart(t *testing.T) {
+	r := openReleases(t)
+	var said bytes.Buffer
+	r.log = slog.New(slog.NewTextHandler(&said, nil))
+	r.keys = func() (signing.Keys, error) { return signing.Keys{}, nil }
+	for _, role := range []string{"lb", "web"} {
+		if err := r.Propose(addRelease(t, r.Store, role, role).ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		r.syncAndTell(t.Context())
+	}
+	lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+	if len(lines) != 2 || !strings.Contains(lines[0], "lb:1") || strings.Contains(lines[0], "web:1") || !strings.Contains(lines[1], "web:1") {
+		t.Errorf("the log has %q; want a line for lb:1 and one for web:1", lines)
+	}
+	// What was mended and comes again is told again.
+	untrusting := r.keys
+	for _, keys := range []func() (signing.Keys, error){func() (signing.Keys, error) { return nil, errors.New("no keys to read") }, untrusting} {
+		r.keys = keys
+		r.syncAndTell(t.Context())
+	}
+	if n := strings.Count(said.String(), "web:1"); n != 2 {
+		t.Errorf("the log has %q; want web:1 told again", said.String())
 	}
 }
 

@@ -55,7 +55,7 @@ func Compare(from, to *Tree) Diff {
 }
 
 func differ(a, b Entry) (what []string) {
-	if a == b {
+	if a.MTime = b.MTime; a == b {
 		return nil
 	}
 	note := func(is bool, word string) {

@@ -92,8 +92,8 @@ func CleanName(name string) (string, error) {
 
 // The names by which a layer removes what lower layers have (layer.md, "Whiteouts").
 const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh..opq"
+	WhiteoutPrefix = ".wh."
+	WhiteoutOpaque = ".wh..wh..opq"
 	whiteoutMeta   = ".wh..wh." // aufs's own files, which are no part of an image
 )
 
@@ -102,12 +102,12 @@ const (
 func Whiteout(name string) (removes string, opaque, is bool) {
 	dir, base := path.Split(name)
 	switch {
-	case base == whiteoutOpaque:
+	case base == WhiteoutOpaque:
 		return path.Clean(dir), true, true
 	case strings.HasPrefix(base, whiteoutMeta):
 		return "", false, true
-	case strings.HasPrefix(base, whiteoutPrefix) && len(base) > len(whiteoutPrefix):
-		return path.Join(dir, base[len(whiteoutPrefix):]), false, true
+	case strings.HasPrefix(base, WhiteoutPrefix) && len(base) > len(WhiteoutPrefix):
+		return path.Join(dir, base[len(WhiteoutPrefix):]), false, true
 	}
 	return "", false, false
 }

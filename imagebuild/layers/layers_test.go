@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -37,7 +38,7 @@ func tarOf(t testing.TB, list ...e) []byte {
 		if h.Typeflag == 0 {
 			h.Typeflag, h.Size = tar.TypeReg, int64(len(x.body))
 		}
-		if h.Mode == 0 {
+		if h.Mode == 0 && h.Typeflag != tar.TypeXGlobalHeader {
 			h.Mode = 0o644
 		}
 		if err := w.WriteHeader(h); err != nil {
@@ -123,6 +124,41 @@ func TestCompare(t *testing.T) {
 	}
 	if hard, ok := from.Entry("usr/lib/hard"); !ok || hard.Size != 1 || hard.Type != tar.TypeReg {
 		t.Errorf("hard link = %+v, %v; want its other name's content", hard, ok)
+	}
+}
+
+// What counts of an entry is what the node makes of it, and times are told and
+// not compared.
+func TestEntries(t *testing.T) {
+	acl := map[string]string{"SCHILY.xattr.system.posix_acl_default": "a"}
+	tree := treeOf(t,
+		tarOf(t, e{name: "d/", typ: tar.TypeDir, pax: acl}, e{name: "old", body: "1234"}, e{name: "f", body: "x", pax: map[string]string{"SCHILY.xattr.user.a": "1"}}),
+		tarOf(t, e{typ: tar.TypeXGlobalHeader, pax: map[string]string{"comment": "of git archive"}}, e{name: "d/", typ: tar.TypeDir, mode: 0o755}, e{name: "f", body: "x"}))
+	if d, _ := tree.Entry("d"); d.Mode != 0o755 || d.Attrs.Map()["system.posix_acl_default"] != "a" {
+		t.Errorf("a folder over a folder = %+v; want the upper's mode, and its own attributes left", d)
+	}
+	if f, _ := tree.Entry("f"); f.Attrs != "" {
+		t.Errorf("a file over a file has %q; want nothing of the lower one's", f.Attrs.Map())
+	}
+	if n := tree.Len(); n != 3 {
+		t.Errorf("%d entries; want 3, none of them a record for the whole tar", n)
+	}
+	at := func(unix int64) *layers.Tree {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		if err := w.WriteHeader(&tar.Header{Name: "f", Typeflag: tar.TypeReg, ModTime: time.Unix(unix, 0)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return treeOf(t, b.Bytes())
+	}
+	if f, _ := at(7).Entry("f"); f.MTime != 7 {
+		t.Errorf("time = %d; want 7", f.MTime)
+	}
+	if d := layers.Compare(at(7), at(8)); len(d.Files) != 0 {
+		t.Errorf("Compare of another time = %+v; want nothing", d.Files)
 	}
 }
 

@@ -7,12 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"path"
-	"slices"
 	"strings"
 
 	"dsas"
+	"dsas/internal/xattr"
 )
 
 // Entry is one file, link or folder of a tree.
@@ -25,7 +26,8 @@ type Entry struct {
 	Major    int64  // of a device
 	Minor    int64
 	Sum      [sha256.Size]byte // of a file's content
-	Attrs    string            // extended attributes, as one text
+	Attrs    xattr.List        // extended attributes
+	MTime    int64             // Unix seconds; Compare does not look at it
 }
 
 // Layer is what one layer adds and removes.
@@ -93,9 +95,12 @@ func (l *Layer) add(h *tar.Header, content io.Reader, buf []byte) error {
 		}
 		return nil
 	}
-	e := Entry{Type: h.Typeflag, Mode: h.Mode & 0o7777, UID: h.Uid, GID: h.Gid, Major: h.Devmajor, Minor: h.Devminor, Attrs: attrs(h)}
+	e := Entry{Type: h.Typeflag, Mode: h.Mode & 0o7777, UID: h.Uid, GID: h.Gid, Major: h.Devmajor, Minor: h.Devminor, Attrs: xattr.OfPAX(h.PAXRecords), MTime: h.ModTime.Unix()}
 	link := ""
-	switch h.Typeflag {
+	if IsFile(h) {
+		e.Type = tar.TypeReg
+	}
+	switch e.Type {
 	case tar.TypeReg:
 		e.Size = h.Size
 		if l.bytes += h.Size; l.bytes > maxContent {
@@ -121,20 +126,12 @@ func (l *Layer) add(h *tar.Header, content io.Reader, buf []byte) error {
 		if link, err = CleanName(h.Linkname); err != nil {
 			return err
 		}
+	case tar.TypeDir, tar.TypeFifo, tar.TypeChar, tar.TypeBlock:
+	default:
+		return nil // what no unpacker makes: a volume's label, records for all entries
 	}
 	l.names, l.entries, l.links = append(l.names, name), append(l.entries, e), append(l.links, link)
 	return nil
-}
-
-// attrs gives extended attributes in an order that does not change.
-func attrs(h *tar.Header) string {
-	var b strings.Builder
-	for _, k := range slices.Sorted(maps.Keys(h.PAXRecords)) {
-		if strings.HasPrefix(k, "SCHILY.xattr.") {
-			fmt.Fprintf(&b, "%s=%q ", k, h.PAXRecords[k])
-		}
-	}
-	return b.String()
 }
 
 // Tree is an image: its layers, one over the other.
@@ -171,6 +168,9 @@ func (t *Tree) Apply(l *Layer) {
 			continue // a link to a folder is kept, as on the node: usr-merged "lib"
 		case was && old.Type == tar.TypeDir && e.Type != tar.TypeDir:
 			t.cut(map[string]bool{name: true}, nil)
+		}
+		if was && old.Type == tar.TypeDir && e.Type == tar.TypeDir {
+			e.Attrs = e.Attrs.Over(old.Attrs) // as on the node: the folder stays, and gets what the layer says
 		}
 		t.entries[name] = e
 		delete(t.texts, name)
@@ -272,6 +272,9 @@ func (t *Tree) Entry(name string) (Entry, bool) {
 	e, ok := t.entries[name]
 	return e, ok
 }
+
+// All gives the entries by name, in no order.
+func (t *Tree) All() iter.Seq2[string, Entry] { return maps.All(t.entries) }
 
 // Len gives the number of entries.
 func (t *Tree) Len() int { return len(t.entries) }

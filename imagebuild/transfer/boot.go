@@ -4,16 +4,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"dsas"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"dsas"
 )
 
 // pickBoot finds what the release is to boot with.
@@ -86,52 +83,31 @@ func (im *Import) bringBoot(ctx context.Context, src *source) (dsas.BootSet, err
 	if s := sha256.Sum256(raw); sum(s[:]) != src.bootAt {
 		return b, invalid("its manifest has digest %s, the image names %s", sum(s[:]), src.bootAt)
 	}
-	var m v1.Manifest
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return b, invalid("its manifest: %v", err)
+	if b, err = dsas.ParseBootManifest(raw); err != nil {
+		return b, err
 	}
-	if m.ArtifactType != bootArtifact {
-		return b, invalid("a manifest of type %.80q", m.ArtifactType)
-	}
-	b.Release, b.Keys = m.Annotations[labelKernel], strings.Fields(m.Annotations[noteKeys])
 	if !isTitle(b.Release) {
 		return b, invalid("kernel release %.80q", b.Release)
 	}
-	for _, d := range m.Layers {
-		p, err := im.bootPart(ctx, src, d)
-		if err != nil {
-			return b, fmt.Errorf("%.40q: %w", d.Annotations[noteTitle], err)
-		}
-		switch p.Title {
-		case "kernel":
-			b.Kernel = p
-		case "initramfs":
-			b.Initramfs = p
-		case "firmware":
-			b.Firmware = &p
-		default:
-			return b, invalid("a part named %.40q", p.Title)
+	parts := []*dsas.Part{&b.Kernel, &b.Initramfs}
+	if b.Firmware != nil {
+		parts = append(parts, b.Firmware)
+	}
+	for _, p := range parts {
+		if err := im.bringPart(ctx, src, p); err != nil {
+			return b, fmt.Errorf("%s: %w", p.Title, err)
 		}
 		im.Progress(fmt.Sprintf("%s: %.1f MiB", p.Title, mib(p.Size)))
-	}
-	if b.Kernel.Digest == "" || b.Initramfs.Digest == "" {
-		return b, invalid("kernel or initramfs is not there")
 	}
 	return b, nil
 }
 
-// bootPart stores a kernel or initramfs; the digest of its plain content, which
-// is in the release's ID, is believed no more than the other.
-func (im *Import) bootPart(ctx context.Context, src *source, d v1.Descriptor) (dsas.Part, error) {
-	p := dsas.Part{Digest: dsas.Digest(d.Digest.String()), DiffID: dsas.Digest(d.Annotations[noteDiffID]), MediaType: string(d.MediaType), Title: d.Annotations[noteTitle], Size: d.Size}
-	for _, d := range []dsas.Digest{p.Digest, p.DiffID} {
-		if _, err := dsas.ParseDigest(string(d)); err != nil {
-			return p, err
-		}
-	}
+// bringPart stores a kernel or initramfs; the digest of its plain content, which
+// is in the release's ID, is believed no more than the other, nor is the size of it.
+func (im *Import) bringPart(ctx context.Context, src *source, p *dsas.Part) error {
 	rc, err := src.blob(ctx, p.Digest, false)
 	if err != nil {
-		return p, err
+		return err
 	}
 	defer rc.Close()
 	pr, pw := io.Pipe()
@@ -153,8 +129,8 @@ func (im *Import) bootPart(ctx context.Context, src *source, d v1.Descriptor) (d
 				return err
 			}
 			// For people; it counts no more than there is.
-			if n, err := strconv.ParseInt(d.Annotations[noteUnpacked], 10, 64); err == nil && n > 0 && n <= plain.n {
-				p.Unpacked = n
+			if p.Unpacked > plain.n {
+				p.Unpacked = 0
 			}
 			if got := sum(travelled.Sum(nil)); got != p.Digest {
 				return invalid("its digest is %s, its manifest says %s", got, p.Digest)
@@ -170,13 +146,13 @@ func (im *Import) bootPart(ctx context.Context, src *source, d v1.Descriptor) (d
 	_, n, putErr := im.Store.Put(ctx, pr)
 	pr.CloseWithError(putErr)
 	if err := <-done; err != nil && (putErr == nil || !errors.Is(err, putErr)) {
-		return p, err
+		return err
 	}
 	if putErr != nil {
-		return p, putErr
+		return putErr
 	}
 	if n != p.Size {
-		return p, invalid("it has %d bytes, its manifest says %d", n, p.Size)
+		return invalid("it has %d bytes, its manifest says %d", n, p.Size)
 	}
-	return p, nil
+	return nil
 }

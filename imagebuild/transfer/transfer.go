@@ -42,9 +42,6 @@ const (
 	labelDefine  = dsas.LabelDefinition
 	noteBoot     = dsas.AnnotationBoot
 	noteTitle    = dsas.AnnotationTitle
-	noteUnpacked = dsas.AnnotationUnpacked
-	noteKeys     = dsas.AnnotationKeys
-	noteDiffID   = dsas.AnnotationDiffID
 	historyWords = "dsas image build: "
 	noteRef      = "org.opencontainers.image.ref.name"
 

@@ -30,11 +30,14 @@ var allowed = map[string][]string{
 	"dsas/server/blobs":      {"dsas/internal/diskio"},
 	"dsas/server/backup":     {"dsas/internal/diskio"},
 	"dsas/server/store":      {"dsas/internal/diskio"},
-	"dsas/imagebuild":        {"dsas/initramfs/modindex", "dsas/imagebuild/leaks", "dsas/internal/signing"},
+	"dsas/imagebuild":        {"dsas/initramfs/modindex", "dsas/imagebuild/layers", "dsas/imagebuild/leaks", "dsas/internal/signing", "dsas/internal/xattr", "dsas/internal/zframes"},
+	"dsas/imagebuild/layers": {"dsas/internal/xattr"},
+	"dsas/capture":           {"dsas/imagebuild/layers", "dsas/internal/xattr"},
 	"dsas/client":            {"dsas/client/sign"},
 	"dsas/initramfs/disk":    {"dsas/initramfs/uevent"},
 	"dsas/initramfs/kmod":    {"dsas/initramfs/modindex", "dsas/initramfs/uevent"},
 	"dsas/initramfs/netcfg":  {"dsas/initramfs/dsasconf"},
+	"dsas/initramfs/rootfs":  {"dsas/internal/zframes"},
 	"dsas/initramfs/agent":   {"dsas/client", "dsas/initramfs/...", "dsas/internal/signing"},
 	"dsas/lab":               {"dsas/client", "dsas/server/netns"},
 	"dsas/lab/storm":         {"dsas/client"},
@@ -48,7 +51,7 @@ var allowed = map[string][]string{
 	"dsas/internal/layering": nil,
 	"dsas/internal/signing":  nil,
 
-	"dsas/imagebuild/transfer": {"dsas/imagebuild/layers", "dsas/initramfs/modindex"},
+	"dsas/imagebuild/transfer": {"dsas/imagebuild/layers", "dsas/initramfs/modindex", "dsas/internal/zframes"},
 }
 
 func list(t *testing.T) []pkg {

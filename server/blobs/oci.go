@@ -74,7 +74,8 @@ func partOf(d v1.Descriptor) dsas.Part {
 	}
 }
 
-// bootManifest writes a boot set as an OCI artifact.
+// bootManifest writes a boot set as an OCI artifact, which dsas.ParseBootManifest
+// reads.
 func bootManifest(b dsas.BootSet, config v1.Descriptor) ([]byte, error) {
 	m := v1.Manifest{
 		SchemaVersion: ociSchema, MediaType: types.OCIManifestSchema1, ArtifactType: bootArtifact, Config: config,
@@ -95,30 +96,6 @@ func bootManifest(b dsas.BootSet, config v1.Descriptor) ([]byte, error) {
 		m.Layers = append(m.Layers, d)
 	}
 	return json.Marshal(m)
-}
-
-// parseBoot reads a boot set back.
-func parseBoot(m *v1.Manifest) (dsas.BootSet, error) {
-	b := dsas.BootSet{Release: m.Annotations[labelKernel], Keys: strings.Fields(m.Annotations[dsas.AnnotationKeys])}
-	if m.ArtifactType != bootArtifact {
-		return b, fmt.Errorf("a manifest of type %q is no kernel with initramfs: %w", m.ArtifactType, dsas.ErrInvalid)
-	}
-	for _, d := range m.Layers {
-		p := partOf(d)
-		p.DiffID = dsas.Digest(d.Annotations[noteDiffID])
-		switch p.Title {
-		case "kernel":
-			b.Kernel = p
-		case "initramfs":
-			b.Initramfs = p
-		case "firmware":
-			b.Firmware = &p
-		}
-	}
-	if b.Kernel.Digest == "" || b.Initramfs.Digest == "" {
-		return b, fmt.Errorf("boot set of kernel %q lacks kernel or initramfs: %w", b.Release, dsas.ErrInvalid)
-	}
-	return b, nil
 }
 
 // imageConfig writes what fixes a release.

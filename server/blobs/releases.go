@@ -347,7 +347,7 @@ func (s *Store) release(id dsas.Digest, e entry) (*dsas.Release, error) {
 // readRelease reads an image's manifest, its config and its boot artifact.
 func (s *Store) readRelease(d dsas.Digest) (dsas.Release, error) {
 	var r dsas.Release
-	var m, boot v1.Manifest
+	var m v1.Manifest
 	var c v1.ConfigFile
 	var err error
 	if r.Signed.Manifest, err = s.getBytes(d); err == nil {
@@ -368,10 +368,11 @@ func (s *Store) readRelease(d dsas.Digest) (dsas.Release, error) {
 		return r, fmt.Errorf("role definition: %w: %w", err, dsas.ErrInvalid)
 	}
 	at := dsas.Digest(m.Annotations[noteBoot])
-	if err := s.getJSON(at, &boot); err != nil {
+	boot, err := s.getBytes(at)
+	if err != nil {
 		return r, fmt.Errorf("kernel and initramfs: %w", err)
 	}
-	if r.Boot, err = parseBoot(&boot); err != nil {
+	if r.Boot, err = dsas.ParseBootManifest(boot); err != nil {
 		return r, err
 	}
 	r.Boot.Digest = at
