@@ -27,21 +27,23 @@ var shaRE = regexp.MustCompile(`(?m)^SHA256: ([0-9a-f]{64})$`)
 
 func (a *apt) kept() string { return filepath.Join(a.dir, "kept") }
 
-// keep puts the packages of l that are among apt's archives into our
+// keep puts the packages of the locks that are among apt's archives into our
 // repository. What the lists do not know (any more) is left out.
-func (a *apt) keep(ctx context.Context, l lock) error {
-	if len(l) == 0 {
+func (a *apt) keep(ctx context.Context, locks ...lock) error {
+	var wanted []string
+	for _, l := range locks {
+		for _, p := range slices.Sorted(maps.Keys(l)) {
+			wanted = append(wanted, p+"="+l[p])
+		}
+	}
+	if len(wanted) == 0 {
 		return nil
 	}
 	debs := filepath.Join(a.kept(), "debs")
 	if err := os.MkdirAll(debs, 0o755); err != nil {
 		return fmt.Errorf("keep packages: %w", err)
 	}
-	args := []string{"show", "--no-all-versions"}
-	for _, p := range slices.Sorted(maps.Keys(l)) {
-		args = append(args, p+"="+l[p])
-	}
-	cmd := a.command(ctx, "apt-cache", args...)
+	cmd := a.command(ctx, "apt-cache", append([]string{"show", "--no-all-versions"}, wanted...)...)
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	// It ends with 100 when one is not known, and shows the others.

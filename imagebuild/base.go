@@ -39,6 +39,7 @@ type base struct {
 	Lists   string // apt.stamp it was last compared with
 	root    string
 	lock    lock
+	made    bool // just now
 	changes []PackageChange
 }
 
@@ -139,10 +140,7 @@ func (b *base) make(ctx context.Context, opt *Options, a *apt, place string) err
 	if err := b.lock.missed(got, place); err != nil {
 		return err
 	}
-	b.lock = got
-	if err := a.keep(ctx, got); err != nil {
-		return err
-	}
+	b.lock, b.made = got, true
 	dir := b.dir(opt, a)
 	if err := os.RemoveAll(dir); err != nil {
 		return err

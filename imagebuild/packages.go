@@ -96,25 +96,38 @@ func packagesID(b *base, packages, remove []string, r *rolePackages) string {
 }
 
 // downloadPackages fetches what packagesLayer installs, unless that was built
-// already.
-func downloadPackages(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string, r *rolePackages) error {
+// already, and tells whether it did.
+func downloadPackages(ctx context.Context, opt *Options, a *apt, b *base, packages, remove []string, r *rolePackages) (fetched bool, err error) {
 	if len(r.news) == 0 {
-		return nil
+		return false, nil
 	}
 	if _, ok := cachedLayer(opt, "packages", packagesID(b, packages, remove, r)); ok {
-		return nil
+		return false, nil
 	}
 	opt.say("downloading %d packages", len(r.news))
 	args := append([]string{"install", "--download-only", "--no-install-recommends",
 		"-o", "Dir::State::status=" + filepath.Join(b.root, "var/lib/dpkg/status"), "-o", "Debug::NoLocking=true", "-o", statusFD}, packages...)
 	run, err := runApt(opt, a.command(ctx, "apt-get", args...))
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := run(); err != nil {
-		return fmt.Errorf("download packages (a mirror forgets a version when a newer one comes; dsas image build --refresh takes today's): %w", err)
+		return false, fmt.Errorf("download packages (a mirror forgets a version when a newer one comes; dsas image build --refresh takes today's): %w", err)
 	}
-	return a.keep(ctx, r.lock)
+	return true, nil
+}
+
+// keepNew keeps the packages that were fetched just now, those of the base and
+// those of the role in one go.
+func (a *apt) keepNew(ctx context.Context, b *base, r *rolePackages, fetched bool) error {
+	var locks []lock
+	if b.made {
+		locks = append(locks, b.lock)
+	}
+	if fetched {
+		locks = append(locks, r.lock)
+	}
+	return a.keep(ctx, locks...)
 }
 
 // packagesLayer installs a role's packages, which were downloaded, over the base,
@@ -159,7 +172,6 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packed fu
 	if err != nil {
 		return nil, err
 	}
-	pruneOld(filepath.Join(a.dir, "archives"), 400)
 	return l, nil
 }
 

@@ -153,15 +153,20 @@ func buildRole(ctx context.Context, opt *Options, def Definition, boot dsas.Boot
 	if err != nil {
 		return none, err
 	}
-	if err := downloadPackages(ctx, opt, a, b, packages, def.Role.Remove, resolved); err != nil {
+	fetched, err := downloadPackages(ctx, opt, a, b, packages, def.Role.Remove, resolved)
+	if err != nil {
 		return none, err
 	}
-	pkgs, err := packagesLayer(ctx, opt, a, b, packed, packages, def.Role.Remove, resolved)
+	pkgs, pkgsErr := packagesLayer(ctx, opt, a, b, packed, packages, def.Role.Remove, resolved)
 	if err := packed(); err != nil {
 		return none, err
 	}
 	m.Parts = append(m.Parts, b.Part)
-	if err := checks.tree(err, &b.layer, pkgs); err != nil {
+	if err := a.keepNew(ctx, b, resolved, fetched); err != nil {
+		return none, err
+	}
+	pruneOld(filepath.Join(a.dir, "archives"), 400)
+	if err := checks.tree(pkgsErr, &b.layer, pkgs); err != nil {
 		return none, err
 	}
 	if pkgs != nil {
