@@ -61,6 +61,12 @@ func openApt(ctx context.Context, opt *Options) (*apt, error) {
 			return nil, fmt.Errorf("apt configuration: %w", err)
 		}
 	}
+	// Whoever removed our repository is not told by apt that it is gone.
+	if _, err := os.Stat(a.keptList()); errors.Is(err, fs.ErrNotExist) {
+		if err := os.RemoveAll(a.keptSource()); err != nil {
+			return nil, fmt.Errorf("apt configuration: %w", err)
+		}
+	}
 	return a, nil
 }
 

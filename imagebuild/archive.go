@@ -25,7 +25,9 @@ const maxKept = 1500
 
 var shaRE = regexp.MustCompile(`(?m)^SHA256: ([0-9a-f]{64})$`)
 
-func (a *apt) kept() string { return filepath.Join(a.dir, "kept") }
+func (a *apt) kept() string       { return filepath.Join(a.dir, "kept") }
+func (a *apt) keptList() string   { return filepath.Join(a.kept(), "Packages") }
+func (a *apt) keptSource() string { return filepath.Join(a.dir, "sources.list.d", "kept.sources") }
 
 // keep puts the packages of the locks that are among apt's archives into our
 // repository. What the lists do not know (any more) is left out.
@@ -118,8 +120,7 @@ func (a *apt) index(ctx context.Context) error {
 		b.Write(text)
 		b.WriteString("\n")
 	}
-	list := filepath.Join(a.kept(), "Packages")
-	source := filepath.Join(a.dir, "sources.list.d", "kept.sources")
+	list, source := a.keptList(), a.keptSource()
 	if old, err := os.ReadFile(list); err == nil && bytes.Equal(old, b.Bytes()) {
 		if _, err := os.Stat(source); err == nil {
 			return nil

@@ -194,7 +194,7 @@ func bootstrap(ctx context.Context, opt *Options, a *apt, l lock, tmp string) er
 		args = append(args, "--dpkgopt="+o)
 	}
 	args = append(args, a.suite, dirs[3], filepath.Join(a.dir, "sources.list.d", "dsas.sources"))
-	if kept := filepath.Join(a.dir, "sources.list.d", "kept.sources"); l != nil && !isEmpty(kept) {
+	if kept := a.keptSource(); l != nil && !isEmpty(kept) {
 		args = append(args, kept)
 	}
 	cmd := command(ctx, "sh", slices.Concat([]string{"-ec", bootstrapScript, "mmdebstrap"}, dirs, []string{overlayOptions()}, args)...)

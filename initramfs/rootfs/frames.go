@@ -42,7 +42,9 @@ func newFrameDecoder() (*frameDecoder, error) {
 	// One is unpacked meanwhile.
 	d := &frameDecoder{zstd: z, slots: make([]*slot, n+1), free: make(chan *slot, n+1), count: n}
 	for i := range d.slots {
-		d.slots[i] = &slot{done: make(chan error, 1)}
+		// All at once: of what is not written to, no memory is used, and what is outgrown
+		// would be garbage.
+		d.slots[i] = &slot{packed: make([]byte, 0, zframes.MaxPacked), done: make(chan error, 1)}
 	}
 	return d, nil
 }

@@ -17,7 +17,7 @@ import (
 // Size is how much content a frame holds, in bytes; the last one has less. Larger
 // frames are packed a little tighter, and want more memory of who reads
 // several (docs/performance.md has figures).
-const Size = 4 << 20
+const Size = 2 << 20
 
 // Writer compresses what is written to it. The bytes do not depend on how many
 // frames are compressed at once.
@@ -129,12 +129,11 @@ func (z *Writer) Close() error {
 // decoder can tell, from what was read and the rest.
 var ErrOther = errors.New("not a small frame")
 
-const (
-	magic = 0xFD2FB528 // RFC 8878 section 3.1.1
-	// maxPacked is more than a frame of Size can take: what cannot be compressed is
-	// stored, with a head of three bytes for each 128 KiB.
-	maxPacked = Size + Size/1024 + 64
-)
+// MaxPacked is more than a frame can take, in bytes: what cannot be compressed is
+// stored, with a head of three bytes for each 128 KiB.
+const MaxPacked = Size + Size/1024 + 64
+
+const magic = 0xFD2FB528 // RFC 8878 section 3.1.1
 
 // Next appends the next frame of r to b, and gives how much it holds (bytes). It is
 // io.EOF when there is no more, and ErrOther, or an error of r's, with what was read
@@ -145,7 +144,7 @@ func Next(r io.Reader, b []byte) (packed []byte, size int, err error) {
 		if err != nil {
 			return false
 		}
-		if len(b)-begin+n > maxPacked {
+		if len(b)-begin+n > MaxPacked {
 			err = ErrOther
 			return false
 		}
