@@ -153,18 +153,13 @@ func addConfig(m *backup.Manifest, req backupRequest) error {
 	})
 }
 
-// holdImages keeps dsas image gc off until letGo is called. Who may not write
-// there, where no gc has ever run, holds nothing.
+// holdImages keeps dsas image gc off until letGo is called.
 func holdImages(ctx context.Context, dir string) (letGo func(), err error) {
 	images, err := blobs.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	letGo, err = images.Hold(ctx, nil)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
-		return func() {}, nil
-	}
-	return letGo, err
+	return images.Hold(ctx, nil)
 }
 
 // addReleaseKeys puts in the keys of releases. Who is not root gets the public

@@ -54,7 +54,7 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	asked := false
 	done, err := store.GC(ctx, blobs.GC{
 		DryRun:  cmd.DryRun,
-		Waiting: func() { fmt.Fprintln(a.stderr, "waiting for image builds and backups to end") },
+		Waiting: func(users []string) { fmt.Fprintln(a.stderr, gcWaits(users)) },
 		Unused: func(ctx context.Context, all []dsas.Release) ([]dsas.Digest, error) {
 			if !asked {
 				if err := sameStore(ctx, c, all, cfg.path("images")); err != nil {
@@ -95,6 +95,15 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	}
 	a.printf("\n")
 	return nil
+}
+
+// gcWaits says who has to end first.
+func gcWaits(users []string) string {
+	who := "builds, imports, exports, comparisons or backups"
+	if len(users) > 0 {
+		who = clean(strings.Join(users, ", "))
+	}
+	return fmt.Sprintf("waiting for who uses the image store: %s; nothing is removed before (Ctrl-C gives up)", who)
 }
 
 // sameStore makes sure that who tells what is in use speaks of this image store.
