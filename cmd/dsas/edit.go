@@ -60,10 +60,11 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	car, err := newCarrier(a, cfg, ref)
+	car, err := newCarrier(ctx, a, cfg, ref)
 	if err != nil {
 		return err
 	}
+	defer car.letGo()
 	car.of, car.patterns, car.all, car.dry, car.force, car.noBuild, car.noPublish = "the tree of "+car.rel.Name(), cmd.Path, cmd.Yes, cmd.DryRun, cmd.Force, cmd.NoBuild, cmd.NoPublish
 	cache := cfg.path("cache")
 	if err := os.MkdirAll(cache, 0o755); err != nil {
@@ -89,6 +90,7 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
+	car.letGo() // from here on all is here; what is done by hand may take hours
 	argv := cmd.Command
 	if len(argv) == 0 {
 		argv = []string{editShell(root)}

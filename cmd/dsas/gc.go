@@ -22,6 +22,7 @@ type imageGCCmd struct {
 func (*imageGCCmd) Help() string {
 	return `Removes releases from the image store, and everything in it that belongs to no
 release and is older than an hour. On the server, as root, while dsas serve runs.
+It waits for commands that read or fill the store, and names them.
 
 A release stays if a node runs it, is booting with it or is pinned to it, if it
 is current, a canary or what a build proposed last, if one of the last N
@@ -99,7 +100,7 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 
 // gcWaits says who has to end first.
 func gcWaits(users []string) string {
-	who := "builds, imports, exports, comparisons or backups"
+	who := "a build, import, export, comparison, edit or backup"
 	if len(users) > 0 {
 		who = clean(strings.Join(users, ", "))
 	}

@@ -147,17 +147,17 @@ func releaseNames(list []dsas.Release) (names []string) {
 	return names
 }
 
-// watch tells of every file that comes into, or goes from, the store: the
+// watchFolders tells of every file that comes into, or goes from, the folders: the
 // names, with a minus before those that go. It ends when stop is called.
-func (g *gcStore) watch() (events chan string, stop func()) {
-	g.Helper()
+func watchFolders(t *testing.T, dirs ...string) (events chan string, stop func()) {
+	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		g.Fatal(err)
+		t.Fatal(err)
 	}
-	for _, dir := range []string{g.images, filepath.Join(g.images, "blobs", "sha256")} {
+	for _, dir := range dirs {
 		if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_DELETE); err != nil {
-			g.Fatal(err)
+			t.Fatal(err)
 		}
 	}
 	f := os.NewFile(uintptr(fd), "inotify")
@@ -228,7 +228,7 @@ func TestGCKilled(t *testing.T) {
 		}
 		var late *dsas.Release
 		cmd, said := g.program(g.gc()...)
-		events, stop := g.watch()
+		events, stop := watchFolders(t, g.images, filepath.Join(g.images, "blobs", "sha256"))
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
