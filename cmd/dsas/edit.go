@@ -14,6 +14,7 @@ import (
 	"dsas/capture"
 	"dsas/imagebuild"
 	"dsas/initramfs/rootfs"
+	"dsas/internal/diskio"
 	"dsas/server/blobs"
 )
 
@@ -70,13 +71,14 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
-	dir, err := os.MkdirTemp(cache, "edit-")
+	sweepCache(cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
+	work, err := diskio.NewScratch(cache, "edit")
 	if err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
 	// Its mounts were in a namespace that is gone: what is below is our copy.
-	defer os.RemoveAll(dir)
-	root := filepath.Join(dir, "root")
+	defer work.Remove()
+	root := filepath.Join(work.Dir, "root")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
@@ -97,7 +99,7 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 		fmt.Fprintf(a.stderr, "exit keeps what you change, exit 1 throws it away\n")
 	}
 	err = imagebuild.Shell(ctx, imagebuild.Options{Cache: cache}, imagebuild.ShellOptions{
-		Root: root, Command: argv, Network: cmd.Network, Stdin: a.stdin, Stdout: a.stderr, Stderr: a.stderr,
+		Root: root, Lock: work.Lock, Command: argv, Network: cmd.Network, Stdin: a.stdin, Stdout: a.stderr, Stderr: a.stderr,
 	})
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return fmt.Errorf("edit %s: %s ended with %w: nothing is changed", car.rel.Name(), argv[0], exit)
@@ -115,6 +117,18 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	return car.carry(ctx, want, got, func(chosen []capture.Change) (map[string]capture.Content, error) {
 		return capture.ReadLocal(root, chosen)
 	})
+}
+
+// sweepCache removes what commands that were killed left in the cache folder. No
+// command fails for it.
+func sweepCache(cfg config, say func(string)) {
+	removed, err := diskio.SweepScratch(cfg.path("cache"), diskio.ScratchAge)
+	for _, name := range removed {
+		say("removed " + name + " from the cache, which a killed command had left")
+	}
+	if err != nil {
+		say("what killed commands left in the cache could not be removed: " + clean(err.Error()))
+	}
 }
 
 // editShell is the user's shell where the tree has it, else what every Debian has.

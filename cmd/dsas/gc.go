@@ -21,8 +21,9 @@ type imageGCCmd struct {
 // Help tells what stays.
 func (*imageGCCmd) Help() string {
 	return `Removes releases from the image store, and everything in it that belongs to no
-release and is older than an hour. On the server, as root, while dsas serve runs.
-It waits for commands that read or fill the store, and names them.
+release and is older than an hour; also what killed commands left in the cache
+folder. On the server, as root, while dsas serve runs. It waits for commands that
+read or fill the store, and names them.
 
 A release stays if a node runs it, is booting with it or is pinned to it, if it
 is current, a canary or what a build proposed last, if one of the last N
@@ -79,6 +80,9 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	})
 	if err != nil {
 		return err
+	}
+	if !cmd.DryRun {
+		sweepCache(cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
 	}
 	if a.JSON {
 		return a.writeJSON(done)

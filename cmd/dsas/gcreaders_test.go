@@ -12,11 +12,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"dsas"
 	"dsas/imagebuild/layers"
+	"dsas/internal/diskio"
 	"dsas/server/blobs"
 )
 
@@ -82,14 +84,14 @@ func atUnpacking(g *gcStore, cmd *exec.Cmd, _ dsas.Digest) (begun chan struct{},
 	cmd.Stdout, cmd.Stderr = nil, w // or two would write to said at once
 	g.Cleanup(func() { r.Close() })
 	cache := filepath.Join(g.state, "cache")
-	if err := os.Mkdir(cache, 0o755); err != nil {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
 		g.Fatal(err)
 	}
 	events, end := watchFolders(g.T, cache)
 	begun = make(chan struct{})
 	go func() {
 		for name := range events {
-			if strings.HasPrefix(name, "edit-") {
+			if strings.HasPrefix(name, "scratch-edit-") {
 				close(begun)
 				end()
 			}
@@ -318,4 +320,118 @@ func asNobody(cmd *exec.Cmd) {
 	cmd.Path = "/proc/self/exe"
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+}
+
+// TestScratchOfTheKilled: what a killed edit or import leaves in the cache goes
+// with the next gc, import or edit, when it is old; what one that runs has there
+// stays, however old.
+func TestScratchOfTheKilled(t *testing.T) {
+	if os.Geteuid() != 0 {
+		skipOrFail(t, "root alone edits")
+	}
+	g := newReadStore(t)
+	cache := filepath.Join(g.state, "cache")
+	in := func() string {
+		t.Helper()
+		entries, err := os.ReadDir(cache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), "scratch-") {
+				names = append(names, e.Name()[:strings.LastIndex(e.Name(), "-")])
+			}
+		}
+		return strings.Join(names, " ")
+	}
+	old := func() {
+		t.Helper()
+		names, err := filepath.Glob(filepath.Join(cache, "scratch-*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now().Add(-2 * diskio.ScratchAge)
+		for _, name := range names {
+			if err := os.Chtimes(name, at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	start := func(args ...string) (*exec.Cmd, chan struct{}) {
+		t.Helper()
+		cmd, _ := g.program(append(args[:2:2], append([]string{"--state", g.state, "--config", os.DevNull}, args[2:]...)...)...)
+		if args[1] == "edit" {
+			begun, _ := atUnpacking(g, cmd, "")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			return cmd, begun
+		}
+		events, end := watchFolders(t, cache)
+		begun := make(chan struct{})
+		go func() {
+			for name := range events {
+				if strings.HasPrefix(name, "scratch-import-") {
+					close(begun)
+					end()
+				}
+			}
+		}()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd, begun
+	}
+	// The edit has unpacked nothing yet, the import waits for its archive.
+	edit, editing := start("image", "edit", "web:1", "--dry-run", "--", "/none")
+	<-editing
+	archive := filepath.Join(t.TempDir(), "archive")
+	if err := syscall.Mkfifo(archive, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	imp, importing := start("image", "import", "web", "oci-archive:"+archive)
+	<-importing
+	w, err := os.OpenFile(archive, os.O_WRONLY, 0) // until it reads: its lock is taken
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	old()
+	root := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(root, []byte("no tar"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tryImport := func() result {
+		return g.runIn("", "image", "import", "web", root, "--state", g.state, "--config", os.DevNull)
+	}
+	tryImport()
+	if got := in(); got != "scratch-edit scratch-import" {
+		t.Fatalf("while edit and import run, another import leaves %q in the cache; want theirs", got)
+	}
+	for _, cmd := range []*exec.Cmd{edit, imp} {
+		cmd.Process.Kill()
+		cmd.Wait()
+	}
+	if res := tryImport(); in() != "" || !shows(res.errors, "removed scratch-edit-", "from the cache") {
+		t.Errorf("after they were killed, an import leaves %q in the cache, and says %q; want both removed", in(), res.errors)
+	}
+
+	imp, importing = start("image", "import", "web", "oci-archive:"+archive)
+	<-importing
+	imp.Process.Kill()
+	imp.Wait()
+	g.ok(g.gc()...)
+	if got := in(); got != "scratch-import" {
+		t.Errorf("at once after it was killed, gc leaves %q; want what is young", got)
+	}
+	old()
+	g.ok(g.gc("--dry-run")...)
+	if got := in(); got != "scratch-import" {
+		t.Errorf("gc --dry-run leaves %q; want all", got)
+	}
+	g.ok(g.gc()...)
+	if got := in(); got != "" {
+		t.Errorf("an hour later gc leaves %q; want nothing", got)
+	}
 }
