@@ -22,6 +22,8 @@ type ShellOptions struct {
 	Root    string   // folder with the tree
 	Command []string // in the tree; the first is looked up in its PATH
 	Network bool     // the machine's own; else there is none
+	// Lock stays open as long as something runs in the tree; nil: nothing does.
+	Lock *os.File
 
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
@@ -81,13 +83,8 @@ func Shell(ctx context.Context, opt Options, s ShellOptions) error {
 		}
 	}
 	// It may take a person hours: builds go on meanwhile, so the cache's lock is
-	// not held, and what isolate passes on is nothing.
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return fmt.Errorf("enter a role's tree: %w", err)
-	}
-	defer null.Close()
-	opt.lock = null
+	// not held, and what isolate passes on is the folder's.
+	opt.lock = s.Lock
 	cmd := command(ctx, "sh", append([]string{"-ec", shellScript, "edit", s.Root, resolv}, s.Command...)...)
 	isolate(&opt, cmd, s.Network)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.Stdin, s.Stdout, s.Stderr

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"dsas"
+	"dsas/internal/diskio"
 )
 
 // firmwarePackages are Debian's packages with firmware that server NICs and
@@ -70,11 +71,12 @@ func buildFirmware(ctx context.Context, opt *Options, a *apt, pkgs []firmwarePac
 		opt.say("no firmware: apt's sources lack the component non-free-firmware (some NICs need it)")
 		return nil, nil
 	}
-	tmp, err := os.MkdirTemp(opt.Cache, "firmware-")
+	work, err := diskio.NewScratch(opt.Cache, "firmware")
 	if err != nil {
 		return nil, fmt.Errorf("firmware: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer work.Remove()
+	tmp := work.Dir
 	for _, p := range pkgs {
 		opt.say("downloading %s %s", p.Name, p.Version)
 		deb, err := a.download(ctx, p.Name, p.Version)

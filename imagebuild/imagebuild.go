@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dsas"
+	"dsas/internal/diskio"
 )
 
 // builder changes when the same inputs give other bytes, so that nothing an
@@ -133,6 +134,7 @@ func (o *Options) open(ctx context.Context) (unlock func(), err error) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			o.lock = f
+			o.sweep()
 			return func() { f.Close() }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -148,6 +150,18 @@ func (o *Options) open(ctx context.Context) (unlock func(), err error) {
 			return nil, fmt.Errorf("build: lock %s: %w", f.Name(), ctx.Err())
 		case <-time.After(200 * time.Millisecond):
 		}
+	}
+}
+
+// sweep removes what commands that were killed left in the cache. A build goes on
+// without it.
+func (o *Options) sweep() {
+	removed, err := diskio.SweepScratch(o.Cache, diskio.ScratchAge)
+	for _, name := range removed {
+		o.say("removed %s from the cache, which a killed command had left", name)
+	}
+	if err != nil {
+		o.say("what killed commands left in the cache could not be removed: %v", err)
 	}
 }
 

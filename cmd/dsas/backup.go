@@ -83,7 +83,7 @@ func makeBackup(ctx context.Context, req backupRequest) (backup.Manifest, error)
 		return fail(err)
 	}
 	if req.Images {
-		letGo, err := holdImages(ctx, cfg.path("images"))
+		_, letGo, err := holdImages(ctx, cfg, func(string) {})
 		if err != nil {
 			return fail(err)
 		}
@@ -151,20 +151,6 @@ func addConfig(m *backup.Manifest, req backupRequest) error {
 	return m.AddTree(inRoles, req.Config.Roles, func(path string) {
 		req.Warn(path + " is neither file, link nor folder, and not in the backup")
 	})
-}
-
-// holdImages keeps dsas image gc off until letGo is called. Who may not write
-// there, where no gc has ever run, holds nothing.
-func holdImages(ctx context.Context, dir string) (letGo func(), err error) {
-	images, err := blobs.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	letGo, err = images.Hold(ctx, nil)
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
-		return func() {}, nil
-	}
-	return letGo, err
 }
 
 // addReleaseKeys puts in the keys of releases. Who is not root gets the public

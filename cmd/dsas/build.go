@@ -68,7 +68,7 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 		}
 		defs = append(defs, def)
 	}
-	store, letGo, err := fillImages(ctx, cfg, req.say)
+	store, letGo, err := holdImages(ctx, cfg, req.say)
 	if err != nil {
 		return out, err
 	}
@@ -126,10 +126,11 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	return out, nil
 }
 
-// fillImages opens the image store for who puts releases into it: what of them is
-// there already, or comes first, may belong to no release now, and dsas image gc
-// leaves it alone until letGo is called.
-func fillImages(ctx context.Context, cfg config, say func(string)) (store *blobs.Store, letGo func(), err error) {
+// holdImages opens the image store, and keeps dsas image gc from removing anything
+// until letGo is called: for who puts releases into it, of which what is there
+// already, or comes first, may belong to no release now; and for who reads a
+// release that nobody may be using. It needs no right to write there.
+func holdImages(ctx context.Context, cfg config, say func(string)) (store *blobs.Store, letGo func(), err error) {
 	if store, err = blobs.Open(cfg.path("images")); err != nil {
 		return nil, nil, err
 	}

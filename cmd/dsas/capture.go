@@ -79,10 +79,11 @@ func (cmd *imageCaptureCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer shell.close()
-	car, err := newCarrier(a, cfg, ref)
+	car, err := newCarrier(ctx, a, cfg, ref)
 	if err != nil {
 		return err
 	}
+	defer car.letGo()
 	car.of, car.patterns, car.all, car.dry, car.force, car.noBuild, car.noPublish = v.Node.Name, cmd.Path, cmd.Yes, cmd.DryRun, cmd.Force, cmd.NoBuild, cmd.NoPublish
 	if v.Release.Assigned != "" && v.Release.Assigned != v.Release.Running {
 		fmt.Fprintf(a.stderr, "%s runs %s and would boot %s: it is compared with what it runs\n", v.Node.Name, v.Release.Running, v.Release.Assigned)
@@ -92,6 +93,7 @@ func (cmd *imageCaptureCmd) Run(ctx context.Context, a *app) error {
 	var g errgroup.Group // the list comes over the network while the layers are read here
 	g.Go(func() (err error) {
 		want, err = car.tree(ctx)
+		car.letGo() // the node may take its time
 		return err
 	})
 	g.Go(func() error {
@@ -226,6 +228,9 @@ type carrier struct {
 	def   roles.Definition // as it is now
 	rules capture.Rules
 	names []string // of the role's services
+	// letGo lets dsas image gc remove the release: what is needed of it has been
+	// read. It may be called again.
+	letGo func()
 
 	of        string // what was changed, for people
 	patterns  []string
@@ -236,11 +241,17 @@ type carrier struct {
 	noPublish bool
 }
 
-func newCarrier(a *app, cfg config, ref dsas.ReleaseRef) (*carrier, error) {
-	store, err := blobs.Open(cfg.path("images"))
+// newCarrier looks a release up, and holds it until letGo is called.
+func newCarrier(ctx context.Context, a *app, cfg config, ref dsas.ReleaseRef) (c *carrier, err error) {
+	store, letGo, err := holdImages(ctx, cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			letGo()
+		}
+	}()
 	rel, err := store.Find(ref)
 	if err != nil {
 		return nil, fmt.Errorf("in this machine's %s: %w", cfg.path("images"), err)
@@ -249,7 +260,7 @@ func newCarrier(a *app, cfg config, ref dsas.ReleaseRef) (*carrier, error) {
 	if set == nil {
 		return nil, err
 	}
-	c := &carrier{a: a, cfg: cfg, store: store, rel: *rel}
+	c = &carrier{a: a, cfg: cfg, store: store, rel: *rel, letGo: letGo}
 	var getErr error
 	if c.def, getErr = set.Get(rel.Role); getErr != nil {
 		return nil, errors.Join(getErr, err)

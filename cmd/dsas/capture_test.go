@@ -118,10 +118,11 @@ func (c *carryTest) shipped(name string) string {
 func (c *carryTest) carry(files map[string]string, set func(*carrier)) error {
 	c.Helper()
 	c.out.Reset()
-	car, err := newCarrier(&app{stdin: strings.NewReader(""), stdout: &c.out, stderr: &c.errOut}, c.cfg, dsas.ReleaseRef{Role: "web", Number: 1})
+	car, err := newCarrier(c.Context(), &app{stdin: strings.NewReader(""), stdout: &c.out, stderr: &c.errOut}, c.cfg, dsas.ReleaseRef{Role: "web", Number: 1})
 	if err != nil {
 		c.Fatal(err)
 	}
+	defer car.letGo()
 	car.of, car.noBuild = "w101", true
 	set(car)
 	if c.want, err = car.tree(context.Background()); err != nil {

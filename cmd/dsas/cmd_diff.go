@@ -66,11 +66,22 @@ func (c *imageDiffCmd) Run(ctx context.Context, a *app) error {
 		}
 		to = c.A
 	}
-	store, old, err := c.find(cfg, from)
+	var refs [2]dsas.ReleaseRef
+	for i, name := range []string{from, to} {
+		if refs[i], err = dsas.ParseReleaseRef(name); err != nil {
+			return usageError{err: err}
+		}
+	}
+	store, letGo, err := holdImages(ctx, cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
 	if err != nil {
 		return err
 	}
-	_, now, err := c.find(cfg, to)
+	defer letGo()
+	old, err := store.Find(refs[0])
+	if err != nil {
+		return err
+	}
+	now, err := store.Find(refs[1])
 	if err != nil {
 		return err
 	}

@@ -46,10 +46,12 @@ func (c *imageSignCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	store, err := blobs.Open(cfg.path("images"))
+	// What of a signature is there already may have been of no release until now.
+	store, letGo, err := holdImages(ctx, cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
 	if err != nil {
 		return err
 	}
+	defer letGo()
 	var signers []signing.Signer
 	if c.Key != "" {
 		s, err := signing.ReadSigner(c.Key)

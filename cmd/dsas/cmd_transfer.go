@@ -68,7 +68,7 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
-	store, letGo, err := fillImages(ctx, cfg, say)
+	store, letGo, err := holdImages(ctx, cfg, say)
 	if err != nil {
 		return err
 	}
@@ -76,6 +76,7 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	if err := os.MkdirAll(cfg.path("cache"), 0o755); err != nil {
 		return fmt.Errorf("cache folder: %w", err)
 	}
+	sweepCache(cfg, say)
 	frozen, err := roles.Freeze(def)
 	if err != nil {
 		return err
@@ -233,13 +234,23 @@ func (c *imageExportCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	store, r, err := c.find(cfg, c.Release)
+	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
+	ref, err := dsas.ParseReleaseRef(c.Release)
+	if err != nil {
+		return usageError{err: err}
+	}
+	store, letGo, err := holdImages(ctx, cfg, say)
+	if err != nil {
+		return err
+	}
+	defer letGo()
+	r, err := store.Find(ref)
 	if err != nil {
 		return err
 	}
 	ex := transfer.Export{
 		Store: store, Release: *r, Dest: c.Dest, Format: c.Format, Registry: transfer.Registry{Insecure: c.Insecure},
-		Progress: func(line string) { fmt.Fprintln(a.stderr, clean(line)) },
+		Progress: say,
 	}
 	if c.Dest == "registry" {
 		if cfg.Registry == "" {
@@ -260,18 +271,4 @@ func (c *imageExportCmd) Run(ctx context.Context, a *app) error {
 	}
 	a.printf("%s  %s  in %s\n", r.Name(), r.ID.Short(), clean(at))
 	return nil
-}
-
-// find opens the store and looks a release up, without a server.
-func (f *configFlags) find(cfg config, name string) (*blobs.Store, *dsas.Release, error) {
-	ref, err := dsas.ParseReleaseRef(name)
-	if err != nil {
-		return nil, nil, usageError{err: err}
-	}
-	store, err := blobs.Open(cfg.path("images"))
-	if err != nil {
-		return nil, nil, err
-	}
-	r, err := store.Find(ref)
-	return store, r, err
 }

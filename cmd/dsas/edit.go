@@ -14,6 +14,7 @@ import (
 	"dsas/capture"
 	"dsas/imagebuild"
 	"dsas/initramfs/rootfs"
+	"dsas/internal/diskio"
 	"dsas/internal/xattr"
 	"dsas/server/blobs"
 )
@@ -61,22 +62,24 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	car, err := newCarrier(a, cfg, ref)
+	car, err := newCarrier(ctx, a, cfg, ref)
 	if err != nil {
 		return err
 	}
+	defer car.letGo()
 	car.of, car.patterns, car.all, car.dry, car.force, car.noBuild, car.noPublish = "the tree of "+car.rel.Name(), cmd.Path, cmd.Yes, cmd.DryRun, cmd.Force, cmd.NoBuild, cmd.NoPublish
 	cache := cfg.path("cache")
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
-	dir, err := os.MkdirTemp(cache, "edit-")
+	sweepCache(cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
+	work, err := diskio.NewScratch(cache, "edit")
 	if err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
 	// Its mounts were in a namespace that is gone: what is below is our copy.
-	defer os.RemoveAll(dir)
-	root := filepath.Join(dir, "root")
+	defer work.Remove()
+	root := filepath.Join(work.Dir, "root")
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
@@ -90,13 +93,14 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
+	car.letGo() // from here on all is here; what is done by hand may take hours
 	argv := cmd.Command
 	if len(argv) == 0 {
 		argv = []string{editShell(root)}
 		fmt.Fprintf(a.stderr, "exit keeps what you change, exit 1 throws it away\n")
 	}
 	err = imagebuild.Shell(ctx, imagebuild.Options{Cache: cache}, imagebuild.ShellOptions{
-		Root: root, Command: argv, Network: cmd.Network, Stdin: a.stdin, Stdout: a.stderr, Stderr: a.stderr,
+		Root: root, Lock: work.Lock, Command: argv, Network: cmd.Network, Stdin: a.stdin, Stdout: a.stderr, Stderr: a.stderr,
 	})
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return fmt.Errorf("edit %s: %s ended with %w: nothing is changed", car.rel.Name(), argv[0], exit)
@@ -115,6 +119,18 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	return car.carry(ctx, want, got, func(chosen []capture.Change) (map[string]capture.Content, error) {
 		return capture.ReadLocal(root, chosen)
 	})
+}
+
+// sweepCache removes what commands that were killed left in the cache folder. No
+// command fails for it.
+func sweepCache(cfg config, say func(string)) {
+	removed, err := diskio.SweepScratch(cfg.path("cache"), diskio.ScratchAge)
+	for _, name := range removed {
+		say("removed " + name + " from the cache, which a killed command had left")
+	}
+	if err != nil {
+		say("what killed commands left in the cache could not be removed: " + clean(err.Error()))
+	}
 }
 
 // editShell is the user's shell where the tree has it, else what every Debian has.

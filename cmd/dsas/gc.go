@@ -21,7 +21,9 @@ type imageGCCmd struct {
 // Help tells what stays.
 func (*imageGCCmd) Help() string {
 	return `Removes releases from the image store, and everything in it that belongs to no
-release and is older than an hour. On the server, as root, while dsas serve runs.
+release and is older than an hour; also what killed commands left in the cache
+folder. On the server, as root, while dsas serve runs. It waits for commands that
+read or fill the store, and names them.
 
 A release stays if a node runs it, is booting with it or is pinned to it, if it
 is current, a canary or what a build proposed last, if one of the last N
@@ -54,7 +56,7 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	asked := false
 	done, err := store.GC(ctx, blobs.GC{
 		DryRun:  cmd.DryRun,
-		Waiting: func() { fmt.Fprintln(a.stderr, "waiting for image builds and backups to end") },
+		Waiting: func(users []string) { fmt.Fprintln(a.stderr, gcWaits(users)) },
 		Unused: func(ctx context.Context, all []dsas.Release) ([]dsas.Digest, error) {
 			if !asked {
 				if err := sameStore(ctx, c, all, cfg.path("images")); err != nil {
@@ -79,6 +81,9 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if !cmd.DryRun {
+		sweepCache(cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
+	}
 	if a.JSON {
 		return a.writeJSON(done)
 	}
@@ -95,6 +100,15 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	}
 	a.printf("\n")
 	return nil
+}
+
+// gcWaits says who has to end first.
+func gcWaits(users []string) string {
+	who := "a build, import, export, comparison, edit or backup"
+	if len(users) > 0 {
+		who = clean(strings.Join(users, ", "))
+	}
+	return fmt.Sprintf("waiting for who uses the image store: %s; nothing is removed before (Ctrl-C gives up)", who)
 }
 
 // sameStore makes sure that who tells what is in use speaks of this image store.

@@ -64,7 +64,7 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, line) }
-	store, letGo, err := fillImages(ctx, cfg, say)
+	store, letGo, err := holdImages(ctx, cfg, say)
 	if err != nil {
 		return err
 	}

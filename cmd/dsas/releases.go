@@ -63,6 +63,13 @@ func (r *releases) Load(nodes []dsas.Node) []error {
 	return errs
 }
 
+// Releases gives what there is now, for operators: dsas image gc compares it with
+// what it finds, and a build or another gc may have ended this moment.
+func (r *releases) Releases() ([]dsas.Release, error) {
+	r.Refresh()
+	return r.Store.Releases()
+}
+
 // Bootable tells why a release cannot be published: nodes would refuse it.
 func (r *releases) Bootable(rel *dsas.Release) error {
 	trusted, err := r.keys()

@@ -20,6 +20,7 @@ import (
 
 	"dsas"
 	"dsas/imagebuild/layers"
+	"dsas/internal/diskio"
 )
 
 // source is an image as it stands elsewhere.
@@ -294,10 +295,11 @@ func fromRegistry(ctx context.Context, ref string, reg Registry) (*source, error
 // fromOCIArchive unpacks a tar with a layout into tmp, by digest: no name of the
 // archive becomes a file's.
 func fromOCIArchive(ctx context.Context, path, ref, tmp string) (*source, error) {
-	dir, err := os.MkdirTemp(tmp, "dsas-import-")
+	work, err := diskio.NewScratch(tmp, "import")
 	if err != nil {
 		return nil, err
 	}
+	dir := work.Dir
 	s, err := func() (*source, error) {
 		if err := unpackLayout(ctx, path, dir); err != nil {
 			return nil, fmt.Errorf("OCI archive %s: %w", path, err)
@@ -305,10 +307,10 @@ func fromOCIArchive(ctx context.Context, path, ref, tmp string) (*source, error)
 		return fromLayout(dir, ref)
 	}()
 	if err != nil {
-		os.RemoveAll(dir)
+		work.Remove()
 		return nil, err
 	}
-	s.kind, s.close = "OCI archive", func() { os.RemoveAll(dir) }
+	s.kind, s.close = "OCI archive", func() { work.Remove() }
 	return s, nil
 }
 

@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"dsas/server/blobs":      {"dsas/internal/diskio"},
 	"dsas/server/backup":     {"dsas/internal/diskio"},
 	"dsas/server/store":      {"dsas/internal/diskio"},
-	"dsas/imagebuild":        {"dsas/initramfs/modindex", "dsas/imagebuild/layers", "dsas/imagebuild/leaks", "dsas/internal/signing", "dsas/internal/xattr", "dsas/internal/zframes"},
+	"dsas/imagebuild":        {"dsas/initramfs/modindex", "dsas/imagebuild/layers", "dsas/imagebuild/leaks", "dsas/internal/diskio", "dsas/internal/signing", "dsas/internal/xattr", "dsas/internal/zframes"},
 	"dsas/imagebuild/layers": {"dsas/internal/xattr"},
 	"dsas/capture":           {"dsas/imagebuild/layers", "dsas/internal/xattr"},
 	"dsas/client":            {"dsas/client/sign"},
@@ -51,7 +51,7 @@ var allowed = map[string][]string{
 	"dsas/internal/layering": nil,
 	"dsas/internal/signing":  nil,
 
-	"dsas/imagebuild/transfer": {"dsas/imagebuild/layers", "dsas/initramfs/modindex", "dsas/internal/zframes"},
+	"dsas/imagebuild/transfer": {"dsas/imagebuild/layers", "dsas/initramfs/modindex", "dsas/internal/diskio", "dsas/internal/zframes"},
 }
 
 func list(t *testing.T) []pkg {

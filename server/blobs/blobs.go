@@ -8,7 +8,10 @@
 //	oci-layout         which layout it is
 //	index.json         the releases: "web:7", and what a build proposed last, "web:latest"
 //	blobs/sha256/HEX   content: manifests, configs, layers, kernels, initramfs
-//	lock, gc.lock      ours: who changes the index; who builds, and who removes what is unused
+//	lock               ours: who changes the index
+//
+// The folder itself is locked (flock(2)) by who uses content (Store.Hold), shared, and
+// by who removes what is unused (Store.GC), alone.
 //
 // What of it nodes boot is the server's to say (dsas.Published), and stands in
 // its database.

@@ -34,8 +34,10 @@ type GC struct {
 	// Zero: a second.
 	Settle time.Duration
 	DryRun bool
-	// Waiting is called when builds have to end first; nil: nobody is told.
-	Waiting func()
+	// Waiting is called when others who hold the store have to end first, with
+	// who they are as far as that can be seen ("COMMAND LINE (process PID)"), and
+	// again when they are others; nil: nobody is told.
+	Waiting func(users []string)
 }
 
 // GCDone is what was removed, or would be.
@@ -46,49 +48,10 @@ type GCDone struct {
 	Young    int      `json:"young"` // blobs of no release that were left, since they are new
 }
 
-// Hold keeps GC from removing content until release is called, for who relies
-// on content that no release refers to yet. waiting, which may be nil, is called
-// where a GC that runs has to end first.
-func (s *Store) Hold(ctx context.Context, waiting func()) (release func(), err error) {
-	return s.lockUse(ctx, unix.LOCK_SH, waiting)
-}
-
-// lockUse takes the lock that users of content share and GC has alone.
-func (s *Store) lockUse(ctx context.Context, how int, waiting func()) (func(), error) {
-	// flock(2) asks for no right to write: who may only read can share it.
-	name := filepath.Join(s.dir, "gc.lock")
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_CLOEXEC, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		f, err = os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o644)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lock image store: %w", err)
-	}
-	for told := false; ; {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock image store: %w", err)
-		}
-		if !told && waiting != nil {
-			waiting()
-		}
-		told = true
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("lock image store: %w", ctx.Err())
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
-}
-
 // GC removes releases that nobody needs, and then the content that nothing in
 // the index refers to. The index goes first: killed in the middle, it leaves
-// content that the next one removes, and no release without its content.
+// content that the next one removes, and no release without its content. It
+// waits for who holds the store (Hold) until ctx ends.
 func (s *Store) GC(ctx context.Context, gc GC) (GCDone, error) {
 	fail := func(err error) (GCDone, error) { return GCDone{}, fmt.Errorf("remove unused images: %w", err) }
 	if gc.MinAge == 0 {
@@ -97,12 +60,23 @@ func (s *Store) GC(ctx context.Context, gc GC) (GCDone, error) {
 	if gc.Settle == 0 {
 		gc.Settle = time.Second
 	}
+	if gc.Waiting == nil {
+		gc.Waiting = func([]string) {}
+	}
 	if !gc.DryRun {
 		unlock, err := s.lockUse(ctx, unix.LOCK_EX, gc.Waiting)
 		if err != nil {
 			return fail(err)
 		}
 		defer unlock()
+		left, err := s.bringBack(func(dsas.Digest) bool { return true })
+		if err != nil {
+			return fail(err)
+		}
+		if left { // the server is asked what it lists
+			settleDown(ctx, gc)
+		}
+		s.sweep()
 	}
 	s.forget()
 	all, err := s.Releases()
@@ -130,47 +104,81 @@ func (s *Store) GC(ctx context.Context, gc GC) (GCDone, error) {
 	return done, nil
 }
 
-// drop takes releases out of the index, and puts those back that are needed
-// after all.
+// drop takes releases out of the index, unless they are needed after all. First
+// it hides them, by a mark that counts while a GC runs: a server that has looked
+// at the index then gives them to nobody, and one that had not yet is heard of
+// when Unused is asked again. Killed in between, it has removed nothing, also
+// not what a server took into use at the last moment.
 func (s *Store) drop(ctx context.Context, gc GC, all []dsas.Release, unused []dsas.Digest) ([]dsas.Digest, error) {
-	var lines []v1.Descriptor
 	err := s.changeIndex(func(raw *v1.IndexManifest, _ *index) error {
+		var lines []v1.Descriptor
 		raw.Manifests, lines = split(raw.Manifests, unused)
+		for _, l := range lines { // each is of a release or a signature, by its annotations
+			l.Annotations[noteGoing] = "gc"
+		}
+		raw.Manifests = append(raw.Manifests, lines...)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	// From here on it is done or undone, whatever becomes of ctx.
-	select {
-	case <-time.After(gc.Settle):
-	case <-ctx.Done():
-	}
+	settleDown(ctx, gc)
 	still, err := gc.Unused(ctx, all)
 	if err != nil {
 		still = nil // nothing is known: all go back
 	}
-	back := slices.DeleteFunc(slices.Clone(unused), func(d dsas.Digest) bool { return slices.Contains(still, d) })
-	if len(back) > 0 {
-		undo := s.changeIndex(func(raw *v1.IndexManifest, _ *index) error {
-			_, again := split(lines, back)
-			for _, l := range again {
-				ref := l.Annotations[noteRef] // a signature has none
-				taken := func(m v1.Descriptor) bool {
-					return m.Annotations[noteRef] == ref && (ref != "" || m.Digest == l.Digest)
-				}
-				if !slices.ContainsFunc(raw.Manifests, taken) {
-					raw.Manifests = append(raw.Manifests, l)
-				}
-			}
-			return nil
-		})
-		err = errors.Join(err, undo)
-	}
-	if err != nil {
+	goes := func(d dsas.Digest) bool { return slices.Contains(still, d) }
+	_, backErr := s.bringBack(func(d dsas.Digest) bool { return !goes(d) })
+	if err := errors.Join(err, backErr); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(unused), func(d dsas.Digest) bool { return slices.Contains(back, d) }), nil
+	return slices.DeleteFunc(slices.Clone(unused), func(d dsas.Digest) bool { return !goes(d) }), nil
+}
+
+// settleDown waits until all servers have looked at the index as it is now.
+func settleDown(ctx context.Context, gc GC) {
+	select {
+	case <-time.After(gc.Settle):
+	case <-ctx.Done():
+	}
+}
+
+// bringBack ends what drop, of this GC or one that was killed, began: of the
+// lines that it marked those of the releases that stay are as they were, and the
+// others are no more. It is for the GC that runs, and tells whether there were any.
+func (s *Store) bringBack(stays func(dsas.Digest) bool) (were bool, err error) {
+	err = s.changeIndex(func(raw *v1.IndexManifest, idx *index) error {
+		if len(idx.going) == 0 {
+			return errThere
+		}
+		var back []dsas.Digest
+		for _, l := range idx.going {
+			if id := dsas.Digest(l.Annotations[noteRelease]); id != "" && stays(id) {
+				back = append(back, id)
+			}
+		}
+		var again []v1.Descriptor
+		if len(back) > 0 {
+			_, again = split(idx.going, back)
+		}
+		for _, l := range again {
+			delete(l.Annotations, noteGoing)
+			ref := l.Annotations[noteRef] // a signature has none
+			taken := func(m v1.Descriptor) bool {
+				return m.Annotations[noteRef] == ref && (ref != "" || m.Digest == l.Digest)
+			}
+			if !slices.ContainsFunc(raw.Manifests, taken) {
+				raw.Manifests = append(raw.Manifests, l)
+			}
+		}
+		idx.going = nil
+		return nil
+	})
+	if errors.Is(err, errThere) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // split parts an index's lines into those of other things and those of releases,

@@ -339,3 +339,119 @@ func TestGCSignatures(t *testing.T) {
 		t.Errorf("index still speaks of web:1's manifest, %v:\n%s", err, b)
 	}
 }
+
+// TestGCKilledAsking: killed between its two questions, a GC has removed nothing.
+// While another runs, what it is about to remove is out of sight, and a build
+// that changes the index meanwhile leaves that to it.
+func TestGCKilledAsking(t *testing.T) {
+	s := open(t)
+	one := add(t, s, release(t, s, "web", "one"))
+	if err := s.Sign(t.Context(), &one, "key", "signature"); err != nil {
+		t.Fatal(err)
+	}
+	mark := func() {
+		t.Helper()
+		if err := s.changeIndex(func(raw *v1.IndexManifest, _ *index) error {
+			for _, l := range raw.Manifests {
+				l.Annotations[noteGoing] = "gc"
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mark()
+	if got := whole(t, s); got != "web:1" {
+		t.Errorf("after a kill there is %q; want web:1", got)
+	}
+	// The next change of the index takes the marks away.
+	two := add(t, s, release(t, s, "web", "two"))
+	if b, err := os.ReadFile(s.indexName()); err != nil || strings.Contains(string(b), noteGoing) || whole(t, s) != "web:1 web:2" {
+		t.Errorf("after a build there is %q, %v; want web:1 web:2, and no mark in\n%s", whole(t, s), err, b)
+	}
+	mark()
+	age(t, s)
+	asked := 0
+	done, err := s.GC(t.Context(), GC{Settle: time.Millisecond, Unused: func(_ context.Context, list []dsas.Release) ([]dsas.Digest, error) {
+		if asked++; asked == 1 {
+			if len(list) != 2 {
+				t.Errorf("the next GC starts with %v; want both releases", list)
+			}
+			return []dsas.Digest{one.ID, two.ID}, nil
+		}
+		if got := whole(t, s); got != "" {
+			t.Errorf("while a GC asks again there is %q; want nothing", got)
+		}
+		if err := s.Propose(two.ID); !errors.Is(err, dsas.ErrNotFound) {
+			t.Errorf("Propose while it is about to be removed = %v; want ErrNotFound", err)
+		}
+		if r := add(t, s, release(t, s, "web", "three")); r.Number != 3 {
+			t.Errorf("a build meanwhile made %s; want web:3", r.Name())
+		}
+		return []dsas.Digest{two.ID}, nil
+	}})
+	if got := whole(t, s); err != nil || !slices.Equal(done.Releases, []string{"web:2"}) || got != "web:1 web:3" {
+		t.Errorf("GC = %+v, %v, left %s; want web:2 removed", done, err, got)
+	}
+	if r, err := s.Release(one.ID); err != nil || len(r.Signed.Signatures) != 1 {
+		t.Errorf("Release(web:1) = %+v, %v; want it with its signature", r, err)
+	}
+}
+
+// TestHold: who holds the store keeps GC waiting, and it says who that is; it asks
+// for no right to write.
+func TestHold(t *testing.T) {
+	s := open(t)
+	add(t, s, release(t, s, "web", "one"))
+	for _, dir := range []string{s.dir, s.blobDir()} {
+		if err := os.Chmod(dir, 0o555); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Chmod(dir, 0o755)
+	}
+	var holds []func()
+	for range 2 {
+		letGo, err := s.Hold(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		holds = append(holds, letGo)
+	}
+	for _, dir := range []string{s.dir, s.blobDir()} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, giveUp := context.WithCancel(t.Context())
+	told := 0
+	gc := GC{Unused: all(), Settle: time.Millisecond, Waiting: func(users []string) {
+		if told++; !strings.Contains(strings.Join(users, "\n"), fmt.Sprintf("(process %d)", os.Getpid())) {
+			t.Errorf("GC waits for %q; want this process, %d", users, os.Getpid())
+		}
+		giveUp()
+	}}
+	if _, err := s.GC(ctx, gc); !errors.Is(err, context.Canceled) || told != 1 {
+		t.Errorf("GC = %v, told %d times; want it to wait until it is called off", err, told)
+	}
+	for i, letGo := range holds {
+		letGo()
+		letGo() // a second time is no harm
+		if runs, err := s.gcRuns(); runs || err != nil {
+			t.Errorf("after %d of 2 let go, gcRuns() = %t, %v; want false", i+1, runs, err)
+		}
+	}
+	if _, err := s.GC(t.Context(), gc); err != nil {
+		t.Errorf("GC when all let go = %v; want nil", err)
+	}
+	// The other way round.
+	_, err := s.GC(t.Context(), GC{Settle: time.Millisecond, Unused: func(context.Context, []dsas.Release) ([]dsas.Digest, error) {
+		ctx, giveUp := context.WithCancel(t.Context())
+		if _, err := s.Hold(ctx, giveUp); !errors.Is(err, context.Canceled) {
+			t.Errorf("Hold while a GC runs = %v; want it to wait", err)
+		}
+		return nil, nil
+	}})
+	if err != nil {
+		t.Error(err)
+	}
+}

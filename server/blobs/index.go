@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -33,7 +34,12 @@ type index struct {
 	byID  map[dsas.Digest]entry // releases
 	refs  map[string]dsas.Digest
 	notes map[string]string
-	raw   v1.IndexManifest
+	raw   v1.IndexManifest // without going
+	// marked: a GC runs, or was killed, that means to remove something. going are
+	// the lines in question while it runs; of one that was killed they are in raw,
+	// as if it had never been.
+	marked bool
+	going  []v1.Descriptor
 }
 
 // entry is a release's line in the index.
@@ -80,6 +86,40 @@ func (s *Store) index() (*index, error) {
 
 // readIndex reads the file, unless had is what stands in it.
 func (s *Store) readIndex(had *index) (*index, error) {
+	idx, err := s.readRaw(had)
+	if err != nil || !idx.marked {
+		return idx, err
+	}
+	// Before the file is read: a GC that ends now has written it by then.
+	runs, err := s.gcRuns()
+	if err != nil {
+		return nil, err
+	}
+	if idx, err = s.readRaw(nil); err != nil {
+		return nil, err
+	}
+	raw := idx.raw
+	raw.Manifests = []v1.Descriptor{} // the specification wants an array
+	var going []v1.Descriptor
+	for _, d := range idx.raw.Manifests {
+		switch {
+		case d.Annotations[noteGoing] == "":
+		case runs:
+			going = append(going, d)
+			continue
+		default:
+			delete(d.Annotations, noteGoing)
+		}
+		raw.Manifests = append(raw.Manifests, d)
+	}
+	shown := parseIndex(raw)
+	shown.stamp, shown.marked, shown.going = idx.stamp, idx.marked, going
+	return shown, nil
+}
+
+// readRaw reads the file as it stands there, unless had is what stands in it and
+// nothing is marked.
+func (s *Store) readRaw(had *index) (*index, error) {
 	f, err := os.Open(s.indexName())
 	if errors.Is(err, fs.ErrNotExist) {
 		return parseIndex(v1.IndexManifest{SchemaVersion: ociSchema, MediaType: types.OCIImageIndex}), nil
@@ -92,7 +132,7 @@ func (s *Store) readIndex(had *index) (*index, error) {
 	if err != nil {
 		return nil, fmt.Errorf("image index: %w", err)
 	}
-	if had != nil && had.stamp == stampOf(fi) {
+	if had != nil && had.stamp == stampOf(fi) && !had.marked {
 		return had, nil
 	}
 	var raw v1.IndexManifest
@@ -101,6 +141,7 @@ func (s *Store) readIndex(had *index) (*index, error) {
 	}
 	idx := parseIndex(raw)
 	idx.stamp = stampOf(fi)
+	idx.marked = slices.ContainsFunc(raw.Manifests, func(d v1.Descriptor) bool { return d.Annotations[noteGoing] != "" })
 	return idx, nil
 }
 
@@ -169,7 +210,8 @@ func (s *Store) lockIndex(do func() error) error {
 }
 
 // changeIndex writes the index anew, whole or not at all, under a lock that
-// holds for all processes. change gets a copy that is its own.
+// holds for all processes. change gets a copy that is its own; what a GC that
+// runs is about to remove (index.going) is not in it, and stays.
 func (s *Store) changeIndex(change func(*v1.IndexManifest, *index) error) error {
 	return s.lockIndex(func() error { return s.changeLocked(change) })
 }
@@ -183,6 +225,7 @@ func (s *Store) changeLocked(change func(*v1.IndexManifest, *index) error) error
 	if err := change(raw, idx); err != nil {
 		return err
 	}
+	raw.Manifests = append(raw.Manifests, idx.going...)
 	// image-layout.md of OCI's image specification: the file says which layout it is.
 	if _, err := os.Stat(filepath.Join(s.dir, "oci-layout")); err != nil {
 		if err := s.replace(filepath.Join(s.dir, "oci-layout"), map[string]string{"imageLayoutVersion": "1.0.0"}); err != nil {

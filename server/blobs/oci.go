@@ -31,6 +31,7 @@ const (
 	noteUnpacked = dsas.AnnotationUnpacked
 	noteDiffID   = dsas.AnnotationDiffID
 	noteRelease  = "dsas.release" // of a line of the index: digest of the image's config
+	noteGoing    = "dsas.going"   // of a line of the index: a GC is about to remove it
 	noteNumber   = "dsas.number." // of the index, and the role: the last number given
 	noteRef      = "org.opencontainers.image.ref.name"
 	noteCreated  = "org.opencontainers.image.created"
