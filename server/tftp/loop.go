@@ -220,14 +220,20 @@ func (l *loop) handle(t *transfer, fd int, events uint32) {
 	if events&unix.EPOLLIN == 0 {
 		return
 	}
-	var from sockaddr
-	n, err := recvFrom(fd, l.buf[:], &from)
+	var n int
+	var err error
+	if t.others >= 0 && fd == t.fd { // connected: it is from the client
+		n, err = recv(fd, l.buf[:])
+	} else {
+		var from sockaddr
+		n, err = recvFrom(fd, l.buf[:], &from)
+		if err == nil && from.b != t.to.b && from.addrPort() != t.peer {
+			l.stray(t, fd, l.buf[:min(n, len(l.buf))], &from)
+			return
+		}
+	}
 	if err != nil {
 		return // an error that was kept for us, or nothing
-	}
-	if from.b != t.to.b && from.addrPort() != t.peer {
-		l.stray(t, fd, l.buf[:min(n, len(l.buf))], &from)
-		return
 	}
 	if n < 4 || n > len(l.buf) || l.buf[0] != 0 {
 		l.s.count.stray.Add(1)
