@@ -64,6 +64,10 @@ func (f *canaryFlags) start(ctx context.Context, a *app, c *client.Client, relea
 		}
 		req.Nodes = namesOf(views)
 	}
+	before, err := canaryOf(ctx, c, release.Role)
+	if err != nil {
+		return err
+	}
 	p, err := c.Publish(ctx, release.Role, dsas.PublishRequest{Release: string(release.ID), Canary: &req}, dry)
 	if err != nil {
 		return err
@@ -75,6 +79,9 @@ func (f *canaryFlags) start(ctx context.Context, a *app, c *client.Client, relea
 		what := "try"
 		if dry {
 			what = "would try"
+		}
+		if before != nil && before.Release != release.ID {
+			a.printf("role %s: the canary that ran on %s ends with this\n", p.Role, clean(dsas.NodesText(before.Nodes)))
 		}
 		a.printf("role %s: %s %s release %s from their next boot on; all follow when these were ready with it\n", p.Role, clean(dsas.NodesText(p.Canary.Nodes)), what, release.Name())
 	}

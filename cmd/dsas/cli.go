@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -178,6 +179,9 @@ func report(err error, w io.Writer) int {
 	return 1
 }
 
+// saysAbsent: a message says by itself that something is not there.
+var saysAbsent = regexp.MustCompile(`\b(no|not|none|there (is|are))\b`)
+
 // message is err for a terminal: nothing in it can drive the terminal, and the
 // sentinel's word at its end, which is for programs, is left off where the rest
 // says it better.
@@ -185,6 +189,9 @@ func message(err error) string {
 	msg := err.Error()
 	for _, s := range []error{dsas.ErrInvalid, dsas.ErrConflict, dsas.ErrDenied} {
 		msg = strings.TrimSuffix(msg, ": "+s.Error())
+	}
+	if rest, ok := strings.CutSuffix(msg, ": "+dsas.ErrNotFound.Error()); ok && saysAbsent.MatchString(rest) {
+		msg = rest
 	}
 	lines := strings.Split(msg, "\n")
 	for i := range lines {

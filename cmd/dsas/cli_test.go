@@ -600,7 +600,7 @@ func TestLookCommands(t *testing.T) {
 	}
 	c.wantLine(c.ok("unknown", "ls"), "52:54:00:00:09:09", "bios")
 	c.wantLine(c.ok(words("unknown rm 52-54-00-00-09-09")...), "52:54:00:00:09:09 forgotten")
-	c.fails(1, words("unknown rm 52-54-00-00-09-09"), "not found")
+	c.fails(1, words("unknown rm 52-54-00-00-09-09"), "no unknown MAC")
 	if out := c.ok("completion"); !strings.Contains(out, `"node set") words=`) || !strings.Contains(out, "dsas node ls --names") {
 		t.Errorf("completion = %s", out)
 	}
@@ -629,7 +629,8 @@ func TestImageCommands(t *testing.T) {
 	addRelease(t, c.releases.Store, "web", "one")
 	addRelease(t, c.releases.Store, "web", "two")
 	c.fails(1, words("image publish web:9"), "web:9")
-	c.fails(1, words("image publish web"), "web", "dsas image build web") // nothing was proposed
+	c.fails(1, words("image publish db"), "db", "dsas image build db")
+	c.wantLine(c.ok(words("image publish web --dry-run")...), "would boot", "web:2") // the newest, proposed or not
 	c.wantLine(c.ok(words("image publish web:1 --dry-run")...), "would boot", "web:1")
 	c.wantLine(c.ok("image", "ls"), "web:1", "-")
 	c.ok(words("image publish web:1")...)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"dsas"
@@ -44,6 +45,9 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	trial := len(c.Canary) > 0
+	if trial && c.NoPublish {
+		return usagef("--canary has nodes try the release, and --no-publish has none: give one of them")
+	}
 	if trial && (c.All || len(c.Names) != 1) {
 		return usagef("--canary is for one role at a time")
 	}
@@ -64,7 +68,7 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 	})
 	p.close()
 	if err == nil && !c.NoPublish && !trial {
-		a.syncReleases(ctx)
+		a.syncReleases(ctx, out.Releases...)
 	}
 	if a.JSON && (err == nil && !trial || len(out.Findings) > 0) {
 		if jsonErr := a.writeJSON(out); jsonErr != nil && err == nil {
@@ -106,7 +110,7 @@ func (c *imageBuildCmd) tryBuilt(ctx context.Context, a *app, r dsas.Release) er
 
 // syncReleases has a server that runs publish what was built, at once. One that
 // cannot be reached does so when it looks, or starts.
-func (a *app) syncReleases(ctx context.Context) {
+func (a *app) syncReleases(ctx context.Context, made ...dsas.Release) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	c, err := a.client()
@@ -116,5 +120,24 @@ func (a *app) syncReleases(ctx context.Context) {
 	var refused *client.Error
 	if _, err := c.SyncReleases(ctx); errors.As(err, &refused) {
 		fmt.Fprintln(a.stderr, "the server does not publish it:", err)
+	}
+	a.otherStore(ctx, c, made)
+}
+
+// otherStore says so where the server that answers does not know what was made
+// here: it serves another state folder.
+func (a *app) otherStore(ctx context.Context, c *client.Client, made []dsas.Release) {
+	if len(made) == 0 {
+		return
+	}
+	known, err := c.Releases(ctx, "")
+	if err != nil {
+		return
+	}
+	for _, r := range made {
+		if !slices.ContainsFunc(known, func(v dsas.ReleaseView) bool { return v.ID == r.ID }) {
+			fmt.Fprintf(a.stderr, "the server that answers does not have release %s: it serves another state folder; name its own with --state (DSAS_STATE) and --keys-dir (DSAS_KEYS)\n", r.Name())
+			return
+		}
 	}
 }

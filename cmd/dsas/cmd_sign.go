@@ -16,7 +16,7 @@ type imageSignCmd struct {
 	configFlags
 	All      bool     `help:"Sign every release there is."`
 	Key      string   `help:"Sign with the private key in this file, and not with those in the folder of keys." placeholder:"FILE"`
-	Releases []string `arg:"" optional:"" name:"release" help:"As web:7, or web for its latest."`
+	Releases []string `arg:"" optional:"" name:"release" help:"As web:7, or web for its newest."`
 }
 
 // Help gives the examples.

@@ -207,7 +207,7 @@ type imageExportCmd struct {
 	configFlags
 	Format   string `help:"Of a file: oci, or docker for docker load and podman load." enum:"oci,docker" default:"oci"`
 	Insecure bool   `help:"Speak plain HTTP to the registry."`
-	Release  string `arg:"" help:"As web:7, or web for its latest."`
+	Release  string `arg:"" help:"As web:7, or web for its newest."`
 	Dest     string `arg:"" help:"Folder, FILE.tar, registry://HOST/NAME[:TAG], or registry for the one that nodes fetch from."`
 }
 

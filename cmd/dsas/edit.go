@@ -28,7 +28,7 @@ type imageEditCmd struct {
 	NoBuild   bool     `help:"Write to the definition, and build later with dsas image build."`
 	NoPublish bool     `help:"Leave nodes with what they boot; publish later with dsas image publish."`
 	Force     bool     `help:"Overwrite files of the definition that were changed since the release was built."`
-	Release   string   `arg:"" name:"role" help:"Role, for its latest release, or a release as web:7."`
+	Release   string   `arg:"" name:"role" help:"Role, for its newest release, or a release as web:7."`
 	Command   []string `arg:"" optional:"" passthrough:"" help:"Command to run there, after --; none: a shell."`
 }
 
@@ -68,7 +68,10 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer car.letGo()
 	car.of, car.patterns, car.all, car.dry, car.force, car.noBuild, car.noPublish = "the tree of "+car.rel.Name(), cmd.Path, cmd.Yes, cmd.DryRun, cmd.Force, cmd.NoBuild, cmd.NoPublish
-	cache := cfg.path("cache")
+	cache, err := filepath.Abs(cfg.path("cache")) // mounts are made from within another folder
+	if err != nil {
+		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
+	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}

@@ -96,7 +96,7 @@ func releaseState(v dsas.ReleaseView) cell {
 }
 
 type imageShowCmd struct {
-	Release string `arg:"" help:"As web:7, or web for its latest."`
+	Release string `arg:"" help:"As web:7, or web for its newest."`
 }
 
 func (cmd *imageShowCmd) Run(ctx context.Context, a *app) error {
@@ -146,7 +146,7 @@ func (cmd *imageShowCmd) Run(ctx context.Context, a *app) error {
 }
 
 type imagePublishCmd struct {
-	Release string `arg:"" help:"As web:7, or web for the last one built or proposed."`
+	Release string `arg:"" help:"As web:7, or web for its newest."`
 	canaryFlags
 	DryRun bool `help:"Only say what would be done."`
 }

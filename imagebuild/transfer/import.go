@@ -121,6 +121,9 @@ func (im *Import) run(ctx context.Context) (Imported, error) {
 		im.Progress(fmt.Sprintf("layer %d of %d, %s: %.1f MiB, %.1f MiB unpacked", i+1, len(src.layers), part.Title, mib(part.Size), mib(part.Unpacked)))
 		m.Parts = append(m.Parts, part)
 	}
+	if seen.entries == 0 {
+		return out, invalid("it holds no files: it is no root file system")
+	}
 	if !seen.kernels[boot.Release] {
 		part, err := im.modules(ctx, boot)
 		if err != nil {
@@ -201,6 +204,7 @@ type contents struct {
 	kernels  map[string]bool // releases whose modules are there
 	services map[string]bool
 	realLib  bool // "lib" is a folder
+	entries  int
 	folders  map[string]Folder
 }
 

@@ -47,6 +47,7 @@ func (im *Import) scan(plain io.Reader, part *dsas.Part, seen *contents) error {
 		if part.Unpacked += layers.Pages(h); part.Unpacked > defaultMaxUnpacked {
 			return invalid("%.200q: the layer is larger than nodes could hold", name)
 		}
+		seen.entries++
 		seen.note(name, h)
 		if layers.IsFile(h) && im.Check != nil && h.Size <= im.CheckSize && h.Size > 0 {
 			b, err := io.ReadAll(tr)

@@ -160,6 +160,17 @@ func decode(r io.Reader, v any) error {
 	return nil
 }
 
+// newest gives the role's release with the highest number.
+func (x *index) newest(role string) (id dsas.Digest, ok bool) {
+	n := 0
+	for d, e := range x.byID {
+		if e.role == role && e.number > n {
+			id, n, ok = d, e.number, true
+		}
+	}
+	return id, ok
+}
+
 // parseIndex finds the releases in an index. Lines that are none of ours, as
 // other tools add them, are left alone.
 func parseIndex(raw v1.IndexManifest) *index {

@@ -192,8 +192,8 @@ type asked struct {
 	release *dsas.Release
 }
 
-// Find gives the release that ref names, or dsas.ErrNotFound. One that was
-// added just now is found.
+// Find gives the release that ref names, or dsas.ErrNotFound; for a role without a
+// number its newest, whether nodes boot it or not. One that was added just now is found.
 func (s *Store) Find(ref dsas.ReleaseRef) (*dsas.Release, error) {
 	r, err := s.find(ref)
 	if errors.Is(err, dsas.ErrNotFound) {
@@ -211,10 +211,14 @@ func (s *Store) find(ref dsas.ReleaseRef) (*dsas.Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, ok := idx.refs[ref.String()]
-	if !ok && ref.Number == 0 {
-		return nil, fmt.Errorf("role %s has no release: build one with: dsas image build %s: %w", ref.Role, ref.Role, dsas.ErrNotFound)
+	if ref.Number == 0 {
+		id, ok := idx.newest(ref.Role)
+		if !ok {
+			return nil, fmt.Errorf("role %s has no release: build one with: dsas image build %s: %w", ref.Role, ref.Role, dsas.ErrNotFound)
+		}
+		return s.Release(id)
 	}
+	id, ok := idx.refs[ref.String()]
 	if !ok {
 		return nil, fmt.Errorf("there is no release %s; dsas image ls %s lists them: %w", ref, ref.Role, dsas.ErrNotFound)
 	}

@@ -115,8 +115,8 @@ func TestPropose(t *testing.T) {
 		if p, err := s.Proposals(); err != nil || len(p) != 1 || p["web"] != r.ID {
 			t.Errorf("Proposals() = %v, %v; want %s", p, err, r.ID)
 		}
-		if got, err := s.Find(dsas.ReleaseRef{Role: "web"}); err != nil || got.ID != r.ID {
-			t.Errorf("Find(web:latest) = %v, %v; want %s", got, err, r.Name())
+		if got, err := s.Find(dsas.ReleaseRef{Role: "web"}); err != nil || got.ID != two.ID {
+			t.Errorf("Find(web:latest) = %s, %v; want the newest, %s, whatever was proposed", got.Name(), err, two.Name())
 		}
 	}
 	if err := s.Propose("sha256:" + dsas.Digest(strings.Repeat("a", 64))); !errors.Is(err, dsas.ErrNotFound) {
