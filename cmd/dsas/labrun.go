@@ -62,7 +62,7 @@ func runLab(ctx context.Context, req labRequest) error {
 		return err
 	}
 	cfg := config{
-		State: state, Keys: filepath.Join(state, "keys"), Listen: req.Listen, Socket: req.Socket, Netns: labName, Interfaces: []string{"core"}, AuthorizedKeys: keys + ".pub",
+		State: state, Keys: filepath.Join(state, "keys"), Roles: filepath.Join(state, "roles"), Listen: req.Listen, Socket: req.Socket, Netns: labName, Interfaces: []string{"core"}, AuthorizedKeys: keys + ".pub",
 		Bond: bondConfig{Options: "mode=active-backup arp_interval=500 arp_ip_target=10.77.0.1"}, Heartbeat: 5 * time.Second,
 		Variables: map[string]string{"LVSADDRESS": "10.77.0.1"},
 	}
@@ -191,6 +191,12 @@ func showRack(ctx context.Context, rack *lab.Lab, cfg config, keys string, begin
 	say("")
 	say("  bin/dsas node set w102 --role db && bin/dsas power cycle w102 --wait ready")
 	say("  bin/dsas ssh --identity %s w102 mariadb -e \"'select version()'\"", keys) // ssh hands the words to a shell there
+	say("")
+	say("Build and look at its images (once in that terminal: else it is the machine's own state):")
+	say("")
+	state := filepath.Dir(keys)
+	say("  export DSAS_STATE=%s DSAS_KEYS=%s/keys DSAS_ROLES=%s/roles", state, state, state)
+	say("  bin/dsas image build web && bin/dsas image ls")
 	say("")
 	say("See bin/dsas node ls, bin/dsas events --follow, and the page. Ctrl-C takes all of it down.")
 	return nil
