@@ -53,6 +53,7 @@ func TestRack(t *testing.T) {
 	t.Run("firmware", func(t *testing.T) { testFirmware(t, r) })
 	t.Run("damaged part", func(t *testing.T) { testDamagedPart(t, r, w101) })
 	t.Run("signed", func(t *testing.T) { testSigned(t, r, w101) })
+	t.Run("registry", func(t *testing.T) { testRegistry(t, r, w101) })
 	t.Run("killed server", func(t *testing.T) { testKilledServer(t, r, w101) })
 	t.Run("alone", func(t *testing.T) { testAlone(t, r, w101, w103) })
 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -65,24 +64,11 @@ func TestProxyDHCP(t *testing.T) {
 	})
 }
 
-// startDnsmasq runs the existing DHCP server, on an interface of its own in the
-// rack's core; it gives its log's path.
+// startDnsmasq runs the existing DHCP server, on a machine of its own; it gives
+// its log's path.
 func (r *rack) startDnsmasq(t *testing.T, args ...string) string {
 	t.Helper()
-	ns := r.lab.Namespace()
-	other := cmp.Or(os.Getenv("DSAS_E2E_NAME"), "dsas-e2e") + "-d"
-	ip := func(args string) {
-		t.Helper()
-		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %s: %v: %s", args, err, out)
-		}
-	}
-	ip("netns add " + other)
-	t.Cleanup(func() { exec.Command("ip", "netns", "del", other).Run() })
-	ip("-n " + ns + " link add dhcpd type veth peer name eth0 netns " + other)
-	ip("-n " + ns + " link set dhcpd master " + r.lab.Core() + " up")
-	ip("-n " + other + " addr add 10.77.0.2/24 dev eth0")
-	ip("-n " + other + " link set eth0 up")
+	other := r.machine(t, "d", "10.77.0.2/24")
 	log := filepath.Join(t.TempDir(), "dnsmasq.log")
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "ip", append([]string{"netns", "exec", other, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0",

@@ -320,6 +320,27 @@ func (r *rack) add(t *testing.T, spec lab.NodeSpec, args ...string) *box {
 	return &box{n, r}
 }
 
+// machine plugs a network namespace into the rack's core switch by its eth0: a
+// box with programs of its own, beside the server. It gives the namespace's name.
+func (r *rack) machine(t *testing.T, suffix, address string) string {
+	t.Helper()
+	core, name := r.lab.Namespace(), r.lab.Namespace()+"-"+suffix
+	exec.Command("ip", "netns", "del", name).Run() // an interrupted run's
+	t.Cleanup(func() { exec.Command("ip", "netns", "del", name).Run() })
+	for _, args := range []string{
+		"netns add " + name,
+		"-n " + core + " link add to-" + suffix + " type veth peer name eth0 netns " + name,
+		"-n " + core + " link set to-" + suffix + " master " + r.lab.Core() + " up",
+		"-n " + name + " addr add " + address + " dev eth0",
+		"-n " + name + " link set eth0 up",
+	} {
+		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", args, err, out)
+		}
+	}
+	return name
+}
+
 func (r *rack) node(t *testing.T, name string) dsas.NodeView {
 	t.Helper()
 	var v dsas.NodeView
