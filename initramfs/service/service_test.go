@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -403,6 +404,11 @@ func TestLogIsBounded(t *testing.T) {
 }
 
 func TestControl(t *testing.T) {
+	if signal.Ignored(unix.SIGHUP) { // under nohup, and then in all that is started too, which no trap changes
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, unix.SIGHUP)
+		defer signal.Stop(c)
+	}
 	r := newRig(t)
 	r.script("s/run", `trap 'echo hup >>$T/hup' HUP; echo run >>$T/runs; touch $T/up; while :; do sleep 0.02; done`)
 	r.script("other/run", `exec sleep 1000`)
