@@ -51,13 +51,8 @@ func ParseImageManifest(raw []byte) (Manifest, error) {
 	var m struct {
 		SchemaVersion int
 		Config        struct{ Digest string }
-		Layers        []struct {
-			MediaType   string
-			Digest      string
-			Size        int64
-			Annotations map[string]string
-		}
-		Annotations map[string]string
+		Layers        []manifestLayer
+		Annotations   map[string]string
 	}
 	fail := func(err error) (Manifest, error) { return Manifest{}, fmt.Errorf("image manifest: %w", err) }
 	if len(raw) > maxManifestBytes {
@@ -81,14 +76,8 @@ func ParseImageManifest(raw []byte) (Manifest, error) {
 		return fail(err)
 	}
 	for i, l := range m.Layers {
-		p := Part{Size: l.Size, MediaType: l.MediaType, Title: l.Annotations[AnnotationTitle]}
-		if p.Digest, err = ParseDigest(l.Digest); err != nil {
-			return fail(fmt.Errorf("layer %d: %w", i+1, err))
-		}
-		if p.Size < 0 {
-			return fail(fmt.Errorf("layer %d: %d bytes: %w", i+1, p.Size, ErrInvalid))
-		}
-		if p.Unpacked, err = bytesOf(l.Annotations, AnnotationUnpacked); err != nil {
+		p, err := l.part()
+		if err != nil {
 			return fail(fmt.Errorf("layer %d: %w", i+1, err))
 		}
 		out.Parts = append(out.Parts, p)
@@ -104,13 +93,8 @@ func ParseImageManifest(raw []byte) (Manifest, error) {
 func ParseBootManifest(raw []byte) (BootSet, error) {
 	var m struct {
 		ArtifactType string
-		Layers       []struct {
-			MediaType   string
-			Digest      string
-			Size        int64
-			Annotations map[string]string
-		}
-		Annotations map[string]string
+		Layers       []manifestLayer
+		Annotations  map[string]string
 	}
 	fail := func(err error) (BootSet, error) { return BootSet{}, fmt.Errorf("boot manifest: %w", err) }
 	if len(raw) > maxManifestBytes {
@@ -125,20 +109,13 @@ func ParseBootManifest(raw []byte) (BootSet, error) {
 	b := BootSet{Release: m.Annotations[AnnotationKernel], Keys: strings.Fields(m.Annotations[AnnotationKeys])}
 	seen := map[string]bool{}
 	for _, l := range m.Layers {
-		p := Part{Size: l.Size, MediaType: l.MediaType, Title: l.Annotations[AnnotationTitle]}
+		p, err := l.part()
 		if seen[p.Title] {
 			return fail(fmt.Errorf("two parts named %.40q: %w", p.Title, ErrInvalid))
 		}
 		seen[p.Title] = true
-		var err error
-		if p.Digest, err = ParseDigest(l.Digest); err == nil {
-			p.DiffID, err = ParseDigest(l.Annotations[AnnotationDiffID])
-		}
 		if err == nil {
-			p.Unpacked, err = bytesOf(l.Annotations, AnnotationUnpacked)
-		}
-		if err == nil && p.Size < 0 {
-			err = fmt.Errorf("%d bytes: %w", p.Size, ErrInvalid)
+			p.DiffID, err = ParseDigest(l.Annotations[AnnotationDiffID])
 		}
 		if err != nil {
 			return fail(fmt.Errorf("part %.40q: %w", p.Title, err))
@@ -158,6 +135,28 @@ func ParseBootManifest(raw []byte) (BootSet, error) {
 		return fail(fmt.Errorf("kernel %.80q or its initramfs is not there: %w", b.Release, ErrInvalid))
 	}
 	return b, nil
+}
+
+// manifestLayer is a descriptor among a manifest's layers.
+type manifestLayer struct {
+	MediaType   string
+	Digest      string
+	Size        int64
+	Annotations map[string]string
+}
+
+// part gives what it says, but for the digest of the content inside. Its title and
+// media type are there with an error, too.
+func (l manifestLayer) part() (p Part, err error) {
+	p = Part{Size: l.Size, MediaType: l.MediaType, Title: l.Annotations[AnnotationTitle]}
+	if p.Digest, err = ParseDigest(l.Digest); err != nil {
+		return p, err
+	}
+	if p.Size < 0 {
+		return p, fmt.Errorf("%d bytes: %w", p.Size, ErrInvalid)
+	}
+	p.Unpacked, err = bytesOf(l.Annotations, AnnotationUnpacked)
+	return p, err
 }
 
 // bytesOf reads a number of bytes; 0 where it is not said.

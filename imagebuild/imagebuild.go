@@ -134,7 +134,7 @@ func (o *Options) open(ctx context.Context) (unlock func(), err error) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			o.lock = f
-			o.sweep()
+			SweepCache(o.Cache, func(line string) { o.say("%s", line) })
 			return func() { f.Close() }, nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) {
@@ -153,15 +153,15 @@ func (o *Options) open(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// sweep removes what commands that were killed left in the cache. A build goes on
-// without it.
-func (o *Options) sweep() {
-	removed, err := diskio.SweepScratch(o.Cache, diskio.ScratchAge)
+// SweepCache removes what commands that were killed left in a cache folder, and
+// says so. No command fails for it.
+func SweepCache(cache string, say func(line string)) {
+	removed, err := diskio.SweepScratch(cache, diskio.ScratchAge)
 	for _, name := range removed {
-		o.say("removed %s from the cache, which a killed command had left", name)
+		say("removed " + name + " from the cache, which a killed command had left")
 	}
 	if err != nil {
-		o.say("what killed commands left in the cache could not be removed: %v", err)
+		say("what killed commands left in the cache could not be removed: " + err.Error())
 	}
 }
 

@@ -165,14 +165,10 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packed fu
 	if err := packed(); err != nil {
 		return nil, err
 	}
-	l, err := makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error {
+	return makeLayer(ctx, opt, "packages", id, func(w *layerWriter) error {
 		w.below = b.Dirs
 		return w.tree(upper, imageRule)
 	})
-	if err != nil {
-		return nil, err
-	}
-	return l, nil
 }
 
 // lines writes one item per line, each ended, as the script reads them.

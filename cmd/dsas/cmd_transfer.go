@@ -76,7 +76,7 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	if err := os.MkdirAll(cfg.path("cache"), 0o755); err != nil {
 		return fmt.Errorf("cache folder: %w", err)
 	}
-	sweepCache(cfg, say)
+	imagebuild.SweepCache(cfg.path("cache"), say)
 	frozen, err := roles.Freeze(def)
 	if err != nil {
 		return err

@@ -75,7 +75,7 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
 	}
-	sweepCache(cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
+	imagebuild.SweepCache(cache, func(line string) { fmt.Fprintln(a.stderr, clean(line)) })
 	work, err := diskio.NewScratch(cache, "edit")
 	if err != nil {
 		return fmt.Errorf("edit %s: %w", car.rel.Name(), err)
@@ -122,18 +122,6 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	return car.carry(ctx, want, got, func(chosen []capture.Change) (map[string]capture.Content, error) {
 		return capture.ReadLocal(root, chosen)
 	})
-}
-
-// sweepCache removes what commands that were killed left in the cache folder. No
-// command fails for it.
-func sweepCache(cfg config, say func(string)) {
-	removed, err := diskio.SweepScratch(cfg.path("cache"), diskio.ScratchAge)
-	for _, name := range removed {
-		say("removed " + name + " from the cache, which a killed command had left")
-	}
-	if err != nil {
-		say("what killed commands left in the cache could not be removed: " + clean(err.Error()))
-	}
 }
 
 // editShell is the user's shell where the tree has it, else what every Debian has.

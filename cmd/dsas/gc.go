@@ -9,6 +9,7 @@ import (
 
 	"dsas"
 	"dsas/client"
+	"dsas/imagebuild"
 	"dsas/server/blobs"
 )
 
@@ -82,7 +83,7 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	if !cmd.DryRun {
-		sweepCache(cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
+		imagebuild.SweepCache(cfg.path("cache"), func(line string) { fmt.Fprintln(a.stderr, clean(line)) })
 	}
 	if a.JSON {
 		return a.writeJSON(done)

@@ -500,3 +500,16 @@ func eventually(t *testing.T, what string, f func() error) {
 		time.Sleep(200 * time.Millisecond)
 	}
 }
+
+// alone gives a rack with one node of role web that is up, for work on what
+// TestRack does with a node that it has.
+func alone(t *testing.T) (*rack, *box) {
+	t.Helper()
+	if os.Getenv("DSAS_E2E_ALONE") == "" {
+		t.Skip("TestRack does it; alone with DSAS_E2E_ALONE=1")
+	}
+	r := newRackWith(t, "", "web")
+	w := r.add(t, lab.NodeSpec{Name: "w101"}, "--role", "web", "--loader", "nbp")
+	w.boot(t)
+	return r, w
+}

@@ -11,18 +11,12 @@ import (
 	"testing"
 
 	"dsas"
-	"dsas/lab"
 )
 
 // TestRegistry boots one node, for work on this alone; TestRack does the same
 // with a node that it has.
 func TestRegistry(t *testing.T) {
-	if os.Getenv("DSAS_E2E_ALONE") == "" {
-		t.Skip("TestRack does it; alone with DSAS_E2E_ALONE=1")
-	}
-	r := newRackWith(t, "", "web")
-	w := r.add(t, lab.NodeSpec{Name: "w101"}, "--role", "web", "--loader", "nbp")
-	w.boot(t)
+	r, w := alone(t)
 	testRegistry(t, r, w)
 }
 
