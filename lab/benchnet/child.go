@@ -70,6 +70,11 @@ type memoryStore struct {
 	boots  dsas.Release
 }
 
+func (m *memoryStore) Knows(mac dsas.MAC) bool {
+	_, ok := m.nodes[mac]
+	return ok
+}
+
 func (m *memoryStore) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
 	if n, ok := m.nodes[mac]; ok {
 		return n, nil

@@ -104,7 +104,6 @@ func (s *Server) findNode(ctx context.Context, c *client) error {
 	case err == nil:
 		c.slate.node = node
 		c.node = &c.slate.node
-		s.known.add(c.mac)
 		return nil
 	case !errors.Is(err, dsas.ErrNotFound):
 		return fmt.Errorf("look up %s: %w", c.mac, err)

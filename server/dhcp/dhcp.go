@@ -17,6 +17,9 @@ import (
 
 // Store is what DHCP needs of the state.
 type Store interface {
+	// Knows tells whether a node has mac. It is asked for each packet before
+	// anything else is done with it, and so waits for nothing.
+	Knows(mac dsas.MAC) bool
 	// NodeByMAC gives the node one of whose NICs has mac, or ErrNotFound.
 	NodeByMAC(ctx context.Context, mac dsas.MAC) (dsas.Node, error)
 	// NodeByClientID gives the node with that client identifier, or ErrNotFound.
@@ -105,7 +108,6 @@ const (
 type Server struct {
 	Config
 	seen         *recent
-	known        *macs // nodes' MACs that asked already: they go first
 	limits       *admission
 	scarce       *scarcity
 	strange      window // unknown MACs recorded this second
@@ -139,7 +141,7 @@ func New(c Config) (*Server, error) {
 		c.In = func(f func() error) error { return f() }
 	}
 	s := &Server{
-		Config: c, seen: newRecent(4096), known: newMACs(1 << 16), limits: newAdmission(), scarce: newScarcity(), count: newCounters(), ports: newRecentPorts(1 << 14),
+		Config: c, seen: newRecent(4096), limits: newAdmission(), scarce: newScarcity(), count: newCounters(), ports: newRecentPorts(1 << 14),
 		checks: checks{busy: map[dsas.MAC]struct{}{}}, watchEvery: time.Second,
 	}
 	for i := range c.Subnets {

@@ -182,31 +182,3 @@ func (w *window) allow(now time.Time, span time.Duration, max int) bool {
 	w.n++
 	return w.n <= max
 }
-
-// macs is a bounded set of MACs.
-type macs struct {
-	mu  sync.RWMutex
-	m   map[dsas.MAC]struct{}
-	max int
-}
-
-func newMACs(max int) *macs { return &macs{m: map[dsas.MAC]struct{}{}, max: max} }
-
-func (s *macs) has(m dsas.MAC) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	_, ok := s.m[m]
-	return ok
-}
-
-func (s *macs) add(m dsas.MAC) {
-	if s.has(m) {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.m) >= s.max {
-		clear(s.m)
-	}
-	s.m[m] = struct{}{}
-}

@@ -102,7 +102,7 @@ func (d *desk) work(ctx context.Context, list []received) {
 		switch {
 		case len(p.data) < fixed || p.data[0] != 1: // shorter than the fixed part, or not a BOOTREQUEST
 			d.s.count.drop(DropMalformed)
-		case d.s.known.has(p.mac()):
+		case d.s.Store.Knows(p.mac()):
 			d.packet(ctx, &p, true)
 		default:
 			others = append(others, p)

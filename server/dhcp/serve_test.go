@@ -71,7 +71,6 @@ func packetOf(t *testing.T, typ dhcpv4.MessageType, mac dsas.MAC, mods ...dhcpv4
 // is answered at once, others in their turn, and what is too much is dropped.
 func TestKnownGoFirst(t *testing.T) {
 	b, d, out := newTestDesk(t, nil)
-	b.s.known.add(nodeMAC)
 	n := uint32(0)
 	flood := func() (list []received) {
 		for range batch - 1 {

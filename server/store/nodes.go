@@ -24,6 +24,9 @@ func (s *Store) Node(_ context.Context, name string) (dsas.Node, error) {
 	return n, nil
 }
 
+// Knows tells whether a node has m. It waits for no disk.
+func (s *Store) Knows(m dsas.MAC) bool { return s.nodes.has(m) }
+
 // NodeByMAC gives the node one of whose NICs has address m, or dsas.ErrNotFound.
 func (s *Store) NodeByMAC(_ context.Context, m dsas.MAC) (dsas.Node, error) {
 	n, ok := s.nodes.withMAC(m)

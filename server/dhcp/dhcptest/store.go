@@ -56,6 +56,12 @@ func (s *Store) Assigned(_ *dsas.Node, role string) (*dsas.Release, error) {
 	return s.releases[role], nil
 }
 
+// Knows tells whether a node has mac.
+func (s *Store) Knows(mac dsas.MAC) bool {
+	_, err := s.NodeByMAC(context.Background(), mac)
+	return err == nil
+}
+
 // NodeByMAC finds a node.
 func (s *Store) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
 	s.mu.Lock()
