@@ -46,10 +46,10 @@ func memoryDHCPServer(ctx context.Context, nodes string) error {
 	if err != nil {
 		return err
 	}
-	m := &memoryStore{nodes: make(map[dsas.MAC]dsas.Node, n), leases: map[dsas.MAC]netip.Addr{}, next: netip.MustParseAddr(poolFirst), boots: benchRelease()}
+	m := &memoryStore{nodes: make(map[dsas.MAC]*dsas.Node, n), leases: map[dsas.MAC]netip.Addr{}, next: netip.MustParseAddr(poolFirst), boots: benchRelease()}
 	for i := range n {
 		mac := load.MAC(i)
-		m.nodes[mac] = dsas.Node{Name: "n" + strconv.Itoa(i), NICs: []dsas.NIC{{MAC: mac}}, Address: netip.PrefixFrom(nodeAddr(i), 16), Role: "web"}
+		m.nodes[mac] = &dsas.Node{Name: "n" + strconv.Itoa(i), NICs: []dsas.NIC{{MAC: mac}}, Address: netip.PrefixFrom(nodeAddr(i), 16), Role: "web"}
 	}
 	s, err := dhcp.New(dhcp.Config{Store: m, Releases: m, NoProbe: true, Listeners: []net.PacketConn{c}, Subnets: []dsas.Subnet{{
 		Prefix: netip.MustParsePrefix(subnetPrefix), Server: netip.MustParseAddr(serverAddr), Lease: time.Hour,
@@ -63,24 +63,21 @@ func memoryDHCPServer(ctx context.Context, nodes string) error {
 
 // memoryStore is a dhcp.Store without a disk, and dhcp.Releases of one release.
 type memoryStore struct {
-	nodes  map[dsas.MAC]dsas.Node
+	nodes  map[dsas.MAC]*dsas.Node
 	mu     sync.Mutex
 	leases map[dsas.MAC]netip.Addr
 	next   netip.Addr
 	boots  dsas.Release
 }
 
-func (m *memoryStore) Knows(mac dsas.MAC) bool {
-	_, ok := m.nodes[mac]
-	return ok
+func (m *memoryStore) Nodes(context.Context) (list []dsas.Node, err error) {
+	for _, n := range m.nodes {
+		list = append(list, *n)
+	}
+	return list, nil
 }
 
-func (m *memoryStore) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
-	if n, ok := m.nodes[mac]; ok {
-		return n, nil
-	}
-	return dsas.Node{}, dsas.ErrNotFound
-}
+func (m *memoryStore) SharedNode(mac dsas.MAC) *dsas.Node { return m.nodes[mac] }
 
 func (m *memoryStore) Bind(ctx context.Context, sub dsas.Subnet, mac dsas.MAC, id string, want netip.Addr, now time.Time) (dsas.Lease, func(context.Context) error, error) {
 	l, err := m.Offer(ctx, sub, mac, id, want, now)

@@ -21,7 +21,7 @@ type client struct {
 	mac    dsas.MAC
 	id     string       // option 61, hex; "" when none
 	asks   boot.Request // what req says of the box: all that Classify reads
-	node   *dsas.Node
+	node   *dsas.Node   // nobody changes it
 	link   *link
 	relay  relayed
 	subnet dsas.Subnet
@@ -52,7 +52,7 @@ func (u unanswered) Unwrap() error { return u.error }
 // begin makes the client of a request that came over l.
 func (m *slate) begin(l *link, mac dsas.MAC, req *dhcpv4.DHCPv4) *client {
 	m.client = client{slate: m, req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)),
-		asks: Classify(req), link: l, relay: relayOf(req)}
+		asks: Classify(req), node: m.node, link: l, relay: relayOf(req)}
 	return &m.client
 }
 
@@ -99,21 +99,15 @@ func (s *Server) answer(ctx context.Context, m *slate, l *link, req *dhcpv4.DHCP
 // findNode looks the client up by its MAC, then by its client identifier,
 // which stays when a NIC is changed.
 func (s *Server) findNode(ctx context.Context, c *client) error {
-	node, err := s.Store.NodeByMAC(ctx, c.mac)
-	switch {
-	case err == nil:
-		c.slate.node = node
-		c.node = &c.slate.node
-		return nil
-	case !errors.Is(err, dsas.ErrNotFound):
-		return fmt.Errorf("look up %s: %w", c.mac, err)
-	case c.id == "":
+	if c.node == nil {
+		c.node = s.Store.SharedNode(c.mac)
+	}
+	if c.node != nil || c.id == "" {
 		return nil
 	}
-	switch node, err = s.Store.NodeByClientID(ctx, c.id); {
+	switch node, err := s.Store.NodeByClientID(ctx, c.id); {
 	case err == nil:
-		c.slate.node = node
-		c.node = &c.slate.node
+		c.node = &node
 		if s.news("id "+c.mac.String(), time.Hour) {
 			s.Log.Warn("a node asks from a MAC that is not on its list, known by its client id; if a NIC was changed, name the new one with: dsas node set "+node.Name+" --mac MAC", "node", node.Name, "mac", c.mac)
 		}
@@ -282,9 +276,8 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 		return nil, err
 	}
 	s.refused(ctx, c, plan)
-	s.acked(ctx, c, want, plan)
 	r := c.reply(dhcpv4.MessageTypeAck, want, plan)
-	r.onDisk = onDisk
+	r.onDisk, r.gave = onDisk, c.gave(want, plan)
 	return r, nil
 }
 

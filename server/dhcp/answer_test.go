@@ -95,6 +95,7 @@ func (b *bench) ask(mac dsas.MAC, t dhcpv4.MessageType, mods ...dhcpv4.Modifier)
 				return nil
 			}
 		}
+		b.s.record(b.t.Context(), r.gave) // it went out
 		if r.msg, err = dhcpv4.FromBytes(r.msg.ToBytes()); err != nil {
 			b.t.Fatalf("our own answer: %v", err)
 		}

@@ -17,11 +17,12 @@ import (
 
 // Store is what DHCP needs of the state.
 type Store interface {
-	// Knows tells whether a node has mac. It is asked for each packet before
-	// anything else is done with it, and so waits for nothing.
-	Knows(mac dsas.MAC) bool
-	// NodeByMAC gives the node one of whose NICs has mac, or ErrNotFound.
-	NodeByMAC(ctx context.Context, mac dsas.MAC) (dsas.Node, error)
+	// SharedNode gives the node one of whose NICs has mac, nil for none; nobody
+	// changes it. It is asked for each packet before anything else is done with
+	// that, and so waits for nothing.
+	SharedNode(mac dsas.MAC) *dsas.Node
+	// Nodes gives all nodes.
+	Nodes(ctx context.Context) ([]dsas.Node, error)
 	// NodeByClientID gives the node with that client identifier, or ErrNotFound.
 	NodeByClientID(ctx context.Context, id string) (dsas.Node, error)
 	// Offer finds an address of subnet's pool for mac: the one it holds, else

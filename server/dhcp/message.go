@@ -43,6 +43,8 @@ type reply struct {
 	// onDisk waits until what the answer promises is there, and it may go; nil: it
 	// may go now.
 	onDisk func(context.Context) error
+	// gave is what a node that boots gets with it, to be recorded when it went out.
+	gave gave
 }
 
 // slate is the memory of one request and its answer, which the next ones use
@@ -50,7 +52,7 @@ type reply struct {
 type slate struct {
 	req, msg dhcpv4.DHCPv4
 	client   client
-	node     dsas.Node
+	node     *dsas.Node // whose packet it is, where that was looked up already
 	reply    reply
 	urlAt    netip.AddrPort // url is of
 	url      string

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 
@@ -77,17 +76,19 @@ func (s *Server) proxy(ctx context.Context, m *slate, l *link, req *dhcpv4.DHCPv
 		return nil, unanswered{DropOther, nil}
 	}
 	if at4011 {
-		s.proxied(ctx, c, plan)
-		return c.bootServerAck(class, plan, sender), nil
+		r := c.bootServerAck(class, plan, sender)
+		r.gave = c.gave(netip.Addr{}, plan)
+		return r, nil
 	}
 	// UEFI firmware takes an offer that names a file in several ways, old ones
 	// in none. All of it goes to port 4011 of the server whose offer says
 	// PXEClient and nothing more, as dnsmasq and pixiecore found before us.
 	direct := asks.IsIPXE() || class == classHTTP || strings.HasPrefix(asks.VendorClass, "PXEClient:Arch:00000") || asks.HasArch && asks.Arch == dsas.ArchBIOS
+	r := c.proxyOffer(class, plan, direct, asks.IsIPXE())
 	if direct {
-		s.proxied(ctx, c, plan)
+		r.gave = c.gave(netip.Addr{}, plan)
 	}
-	return c.proxyOffer(class, plan, direct, asks.IsIPXE()), nil
+	return r, nil
 }
 
 // The vendor classes that an offer's option 60 says in return.
@@ -200,15 +201,6 @@ func subOption(b []byte, code byte) []byte {
 		i += 2 + len(v)
 	}
 	return nil
-}
-
-// proxied records that a node was told its boot file.
-func (s *Server) proxied(ctx context.Context, c *client, p boot.Plan) {
-	if c.node == nil || !s.seen.first("proxy "+c.mac.String()+c.req.TransactionID.String()+p.BootFile, s.Now(), time.Minute) {
-		return
-	}
-	s.event(ctx, dsas.Event{Node: c.name(), MAC: c.mac, Kind: dsas.KindDHCP,
-		Message: fmt.Sprintf("proxyDHCP: boot file %s, the address is another server's", p.BootFile)})
 }
 
 // probing tells whether it is open still if there is another DHCP server.

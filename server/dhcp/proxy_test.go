@@ -57,6 +57,9 @@ func (b *bench) askProxy(l *link, m *dhcpv4.DHCPv4, sender string) *reply {
 		b.t.Logf("proxy: %v", err)
 		return nil
 	}
+	if r != nil {
+		b.s.record(b.t.Context(), r.gave) // it went out
+	}
 	return r
 }
 

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
+
 	"dsas"
 	"dsas/server/boot"
 )
@@ -58,17 +60,39 @@ func (s *Server) refused(ctx context.Context, c *client, p boot.Plan) {
 	s.event(ctx, dsas.Event{Node: c.name(), MAC: c.mac, Kind: dsas.KindRefused, Message: p.Reason})
 }
 
-// acked records an address given to something that boots: a lease that an
-// operating system renews is no news.
-func (s *Server) acked(ctx context.Context, c *client, addr netip.Addr, p boot.Plan) {
-	if c.node == nil || !c.asks.IsPXE() || !s.seen.first("ack "+c.mac.String()+c.req.TransactionID.String(), s.Now(), time.Minute) {
+// gave is what a node was given that boots; its zero value is nothing.
+type gave struct {
+	node         *dsas.Node
+	mac          dsas.MAC
+	xid          dhcpv4.TransactionID
+	addr         netip.Addr // invalid: another server's (proxyDHCP)
+	file, reason string     // a boot file, or why there is none
+}
+
+// gave is nothing where it is no news: a lease that an operating system renews,
+// and what is no node's.
+func (c *client) gave(addr netip.Addr, p boot.Plan) gave {
+	if c.node == nil || !c.asks.IsPXE() {
+		return gave{}
+	}
+	return gave{c.node, c.mac, c.req.TransactionID, addr, p.BootFile, p.Reason}
+}
+
+// record records what was given, once however often it is asked for.
+func (s *Server) record(ctx context.Context, g gave) {
+	if g.node == nil || !s.seen.first("gave "+g.mac.String()+g.xid.String()+g.file, s.Now(), time.Minute) {
 		return
 	}
-	msg := addr.String() + ", no boot file: " + p.Reason
-	if p.BootFile != "" {
-		msg = addr.String() + ", boot file " + p.BootFile
+	var msg string
+	switch {
+	case !g.addr.IsValid():
+		msg = "proxyDHCP: boot file " + g.file + ", the address is another server's"
+	case g.file == "":
+		msg = g.addr.String() + ", no boot file: " + g.reason
+	default:
+		msg = g.addr.String() + ", boot file " + g.file
 	}
-	s.event(ctx, dsas.Event{Node: c.name(), MAC: c.mac, Kind: dsas.KindDHCP, Message: msg})
+	s.event(ctx, dsas.Event{Node: g.node.Name, MAC: g.mac, Kind: dsas.KindDHCP, Message: msg})
 }
 
 func (s *Server) eventOnce(ctx context.Context, key string, e dsas.Event) error {

@@ -110,6 +110,7 @@ func (s *Server) sendOnceOnDisk(ctx context.Context, l *link, rep *reply) {
 // sendReply sends rep and records what is left to record.
 func (s *Server) sendReply(ctx context.Context, l *link, rep *reply) {
 	s.send(ctx, l, rep)
+	s.record(ctx, rep.gave)
 	if port, ok := s.portNews(rep.seen); ok {
 		s.recordPort(ctx, port)
 	}

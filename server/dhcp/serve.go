@@ -25,6 +25,8 @@ const (
 	// not to wait for the last. In a crowd it is a whole batch, for then all wait,
 	// and each time that it is sent costs a little.
 	sendSoon = 16
+	// maxGiven is how much may wait to be recorded.
+	maxGiven = 1024
 )
 
 // desk is where a link's packets are answered, in batches by one goroutine: most
@@ -44,6 +46,9 @@ type desk struct {
 	// all of them are known, so that they get there together.
 	promised []promise
 	sendAt   int // answers that go out together
+	// given is not recorded yet: in a crowd whoever waits for an answer goes before
+	// who will read of it.
+	given []gave
 }
 
 type promise struct {
@@ -59,11 +64,18 @@ func (s *Server) newDesk(l *link) *desk {
 func (s *Server) serve(ctx context.Context, l *link) error {
 	d := s.newDesk(l)
 	defer d.clerks.close()
+	defer d.record(ctx)
+	if st := l.state.Load(); st.raw != nil {
+		d.out.through(st.raw)
+	}
+	if !s.Proxy {
+		d.rehearse(ctx)
+	}
 	s.Log.Info("DHCP listens", "interface", l.name)
 	pause := 10 * time.Millisecond
 	for {
 		st := l.state.Load()
-		list, err := d.in.read(st, len(d.backlog) == 0)
+		list, err := d.in.read(st, len(d.backlog)+len(d.given) == 0)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -88,9 +100,17 @@ func (s *Server) serve(ctx context.Context, l *link) error {
 		if st.raw != nil {
 			d.out.through(st.raw)
 		}
-		d.work(ctx, list)
-		d.flush()
-		d.settle(ctx)
+		d.turn(ctx, list)
+	}
+}
+
+// turn answers what was read.
+func (d *desk) turn(ctx context.Context, list []received) {
+	d.work(ctx, list)
+	d.flush()
+	d.settle(ctx)
+	if len(list) < batch || len(d.given) >= maxGiven {
+		d.record(ctx)
 	}
 }
 
@@ -99,12 +119,11 @@ func (d *desk) work(ctx context.Context, list []received) {
 	others := list[:0]
 	for i := range list {
 		p := list[i]
-		switch {
-		case len(p.data) < fixed || p.data[0] != 1: // shorter than the fixed part, or not a BOOTREQUEST
+		if len(p.data) < fixed || p.data[0] != 1 { // shorter than the fixed part, or not a BOOTREQUEST
 			d.s.count.drop(DropMalformed)
-		case d.s.Store.Knows(p.mac()):
-			d.packet(ctx, &p, true)
-		default:
+		} else if node := d.s.Store.SharedNode(p.mac()); node != nil {
+			d.packet(ctx, &p, node)
+		} else {
 			others = append(others, p)
 		}
 	}
@@ -114,14 +133,14 @@ func (d *desk) work(ctx context.Context, list []received) {
 		n, d.sendAt = floodShare, batch
 	}
 	for len(d.backlog) > 0 && n > 0 {
-		d.packet(ctx, &d.backlog[0], false)
+		d.packet(ctx, &d.backlog[0], nil)
 		d.backlog = d.backlog[1:]
 		n--
 	}
 	for i := range others {
 		switch {
 		case len(d.backlog) == 0 && n > 0:
-			d.packet(ctx, &others[i], false)
+			d.packet(ctx, &others[i], nil)
 			n--
 		case len(d.backlog) < maxBacklog:
 			d.backlog = append(d.backlog, others[i].clone())
@@ -131,9 +150,10 @@ func (d *desk) work(ctx context.Context, list []received) {
 	}
 }
 
-// packet answers p, or has a clerk do it where that would keep others waiting.
-func (d *desk) packet(ctx context.Context, p *received, known bool) {
-	s, mac := d.s, p.mac()
+// packet answers p, or has a clerk do it where that would keep others waiting;
+// node is the one that sent it, nil where it is of none that has this MAC.
+func (d *desk) packet(ctx context.Context, p *received, node *dsas.Node) {
+	s, mac, known := d.s, p.mac(), node != nil
 	if s.tap != nil {
 		s.tap(p.data)
 	}
@@ -144,6 +164,7 @@ func (d *desk) packet(ctx context.Context, p *received, known bool) {
 		d.leave(ctx, p, known) // behind what the box asked before
 		return
 	}
+	d.slate.node = node
 	if !s.read(d.l, d.slate, p) {
 		return
 	}
@@ -189,6 +210,9 @@ func (d *desk) send(ctx context.Context, rep *reply, mac dsas.MAC, known bool) {
 			d.flush()
 		}
 	}
+	if rep.gave.node != nil {
+		d.given = append(d.given, rep.gave)
+	}
 	if port, ok := d.s.portNews(rep.seen); ok {
 		d.hand(mac, known, func() { d.s.recordPort(ctx, port) })
 	}
@@ -196,6 +220,15 @@ func (d *desk) send(ctx context.Context, rep *reply, mac dsas.MAC, known bool) {
 
 func (d *desk) flush() {
 	d.out.flush(func(who note, err error) { d.s.sent(d.l, who, err) })
+}
+
+// record records what was given since it was last called.
+func (d *desk) record(ctx context.Context) {
+	for _, g := range d.given {
+		d.s.record(ctx, g)
+	}
+	clear(d.given)
+	d.given = d.given[:0]
 }
 
 // keep leaves p's memory, and that of its answer, to the answer.

@@ -110,6 +110,63 @@ func TestKnownGoFirst(t *testing.T) {
 	}
 }
 
+// TestRecordedAfterTheCrowd: while packets come faster than they are answered none
+// waits for what only a reader of events wants; what was given is recorded when the
+// crowd is over, or when too much waits, and once for each exchange.
+func TestRecordedAfterTheCrowd(t *testing.T) {
+	b, d, out := newTestDesk(t, nil)
+	request := packetOf(t, dhcpv4.MessageTypeRequest, nodeMAC, with(firmware(), optIP(54, "10.77.0.1"), optIP(50, "10.77.0.101"))...)
+	crowd := slices.Repeat([]received{request}, batch)
+	acks := func() int { return len(b.store.Events(dsas.KindDHCP)) }
+	d.turn(t.Context(), crowd)
+	if got, want := out.next(), fmt.Sprint("ACK ", nodeMAC); got != want {
+		t.Errorf("the first answer = %q; want %q", got, want)
+	}
+	if n := acks(); n != 0 || len(d.given) != batch {
+		t.Errorf("in the crowd %d events and %d waiting; want none, and %d", n, len(d.given), batch)
+	}
+	d.turn(t.Context(), nil)
+	if n := acks(); n != 1 || len(d.given) != 0 {
+		t.Errorf("after the crowd %d events and %d waiting; want one, of the one exchange, and none", n, len(d.given))
+	}
+	for range maxGiven/batch - 1 {
+		d.turn(t.Context(), crowd)
+	}
+	if len(d.given) != maxGiven-batch {
+		t.Errorf("%d wait to be recorded; want %d", len(d.given), maxGiven-batch)
+	}
+	if d.turn(t.Context(), crowd); len(d.given) != 0 {
+		t.Errorf("%d wait to be recorded in a crowd that does not end; want fewer than %d", len(d.given), maxGiven)
+	}
+}
+
+// TestRehearsal: a desk that rehearses sends, counts and records nothing, and gives
+// the answers after it that it gives without.
+func TestRehearsal(t *testing.T) {
+	b, d, out := newTestDesk(t, nil)
+	if n := d.rehearse(t.Context()); n != 2 {
+		t.Fatalf("%d answers rehearsed; want 2: an OFFER and an ACK of the one node that is here", n)
+	}
+	if got := out.next(); got != "" || d.out.n != 0 || len(d.given)+len(d.promised)+len(d.backlog) != 0 {
+		t.Errorf("the rehearsal has sent %q, and %d answers wait; want nothing", got, d.out.n)
+	}
+	for name, n := range b.s.count.received {
+		if n.Load() != 0 {
+			t.Errorf("the rehearsal counts as %d %v received; want none", n.Load(), name)
+		}
+	}
+	for _, k := range []dsas.Kind{dsas.KindDHCP, dsas.KindRefused, dsas.KindUnknown} {
+		if ev := b.store.Events(k); len(ev) != 0 {
+			t.Errorf("the rehearsal has recorded %+v; want nothing", ev)
+		}
+	}
+	d.turn(t.Context(), []received{packetOf(t, dhcpv4.MessageTypeDiscover, nodeMAC, firmware()...)})
+	m := <-out.sent
+	if got := m.YourIPAddr.String(); got != "10.77.0.101" || m.BootFileName != undionly || m.HostName() != "w101" {
+		t.Errorf("the first answer: %s %s %q; want 10.77.0.101 %s w101", got, m.BootFileName, m.HostName(), undionly)
+	}
+}
+
 // slowDisk is a store whose leases get to disk when it is said.
 type slowDisk struct {
 	*dhcptest.Store

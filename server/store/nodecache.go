@@ -95,6 +95,13 @@ func (c *nodeCache) named(name string) (dsas.Node, bool) {
 	return dsas.Node{}, false
 }
 
+// shared gives the cache's own: what is put there is never changed, but replaced.
+func (c *nodeCache) shared(m dsas.MAC) *dsas.Node {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.byMAC[m]
+}
+
 func (c *nodeCache) withMAC(m dsas.MAC) (dsas.Node, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -111,12 +118,6 @@ func (c *nodeCache) withClientID(id dsas.ClientID) (dsas.Node, bool) {
 		return cloneNode(*n), true
 	}
 	return dsas.Node{}, false
-}
-
-func (c *nodeCache) has(m dsas.MAC) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	return c.byMAC[m] != nil
 }
 
 func (c *nodeCache) all() []dsas.Node {

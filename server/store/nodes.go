@@ -24,8 +24,10 @@ func (s *Store) Node(_ context.Context, name string) (dsas.Node, error) {
 	return n, nil
 }
 
-// Knows tells whether a node has m. It waits for no disk.
-func (s *Store) Knows(m dsas.MAC) bool { return s.nodes.has(m) }
+// SharedNode gives the node one of whose NICs has address m, nil where there is
+// none. Others have the same one: nobody may change it. It waits for no disk and
+// copies nothing.
+func (s *Store) SharedNode(m dsas.MAC) *dsas.Node { return s.nodes.shared(m) }
 
 // NodeByMAC gives the node one of whose NICs has address m, or dsas.ErrNotFound.
 func (s *Store) NodeByMAC(_ context.Context, m dsas.MAC) (dsas.Node, error) {

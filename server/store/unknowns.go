@@ -40,7 +40,7 @@ func (u *unknowns) load(ctx context.Context, q querier) error {
 // has become a node's is not recorded. Above 4096 the longest silent one goes.
 // It does not wait for the disk: the last moment is lost with the process.
 func (s *Store) RecordUnknown(_ context.Context, u dsas.Unknown) (first bool, err error) {
-	if s.nodes.has(u.MAC) {
+	if s.nodes.shared(u.MAC) != nil {
 		return false, nil
 	}
 	u.Last = s.orNow(u.Last)

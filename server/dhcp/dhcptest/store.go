@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -56,10 +57,20 @@ func (s *Store) Assigned(_ *dsas.Node, role string) (*dsas.Release, error) {
 	return s.releases[role], nil
 }
 
-// Knows tells whether a node has mac.
-func (s *Store) Knows(mac dsas.MAC) bool {
-	_, err := s.NodeByMAC(context.Background(), mac)
-	return err == nil
+// Nodes gives all nodes.
+func (s *Store) Nodes(context.Context) ([]dsas.Node, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.nodes), nil
+}
+
+// SharedNode finds a node.
+func (s *Store) SharedNode(mac dsas.MAC) *dsas.Node {
+	n, err := s.NodeByMAC(context.Background(), mac)
+	if err != nil {
+		return nil
+	}
+	return &n
 }
 
 // NodeByMAC finds a node.
