@@ -112,7 +112,7 @@ bench: deps build
 
 bench-image: deps build
 	$(call install,squashfs-tools)
-	DSAS_BENCH_JSON=$(CURDIR)/$(BUILD)/bench-image.json $(GO) run ./lab/bench -only image
+	DSAS_BENCH_JSON=$(CURDIR)/$(BUILD)/bench-image.json $(GO) run ./lab/bench -only image,unpack
 
 # Arguments: make bench-net ARGS="-only dhcp -quick"
 bench-net: deps build

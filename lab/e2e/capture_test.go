@@ -15,8 +15,10 @@ import (
 const (
 	labTool        = "/usr/local/bin/lab-tool"
 	netBindService = "0100000200040000000000000000000000000000"
-	setCapability  = `perl -e 'syscall(188, "` + labTool + `", "security.capability", pack("H*", "` + netBindService + `"), 20, 0) == 0 or die "setxattr: $!"'`
-	showCapability = `perl -e 'my $b = "\0" x 64; my $n = syscall(191, "` + labTool + `", "security.capability", $b, 64); $n >= 0 or die "getxattr: $!"; print unpack("H*", substr($b, 0, $n))'`
+	// Perl wants variables where the kernel wants addresses.
+	capabilityOf   = `my ($f, $a) = ("` + labTool + `", "security.capability"); `
+	setCapability  = `perl -e '` + capabilityOf + `my $v = pack("H*", "` + netBindService + `"); syscall(188, $f, $a, $v, 20, 0) == 0 or die "setxattr: $!"'`
+	showCapability = `perl -e '` + capabilityOf + `my $v = "\0" x 64; my $n = syscall(191, $f, $a, $v, 64); $n >= 0 or die "getxattr: $!"; print unpack("H*", substr($v, 0, $n))'`
 )
 
 // testCapture changes nginx's configuration on a running node, carries that home,
