@@ -111,7 +111,8 @@ func (a *apt) kernels(ctx context.Context) ([]KernelID, error) {
 	var list []KernelID
 	for stanza := range strings.SplitSeq(out, "\n\n") {
 		f := fields(stanza)
-		if release, err := ParseKernel(f["Package"]); err == nil && f["Version"] != "" {
+		// Both become the name of a folder and a line of a lock.
+		if release, err := ParseKernel(f["Package"]); err == nil && lockLineRE.MatchString(f["Package"]+" "+f["Version"]) {
 			list = append(list, KernelID{release, f["Version"]})
 		}
 	}
