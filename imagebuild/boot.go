@@ -53,18 +53,9 @@ func BuildBoot(ctx context.Context, opt Options) (dsas.BootSet, error) {
 
 func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 	var none dsas.BootSet
-	for what, name := range map[string]string{"init": opt.InitPath, "rescue commands": opt.BBPath} {
-		if name == "" {
-			return none, fmt.Errorf("no path of the program with the %s given (make builds both): %w", what, dsas.ErrInvalid)
-		}
-	}
-	initSum, err := hashFile(opt.InitPath)
+	sums, err := programSums(opt)
 	if err != nil {
-		return none, fmt.Errorf("init: %w", err)
-	}
-	bbSum, err := hashFile(opt.BBPath)
-	if err != nil {
-		return none, fmt.Errorf("rescue commands: %w", err)
+		return none, err
 	}
 	a, err := openApt(ctx, opt)
 	if err != nil {
@@ -74,11 +65,32 @@ func buildBoot(ctx context.Context, opt *Options) (dsas.BootSet, error) {
 	if err != nil {
 		return none, err
 	}
+	k.tellHeld(ctx, opt, a)
+	return bootWith(ctx, opt, a, k, sums)
+}
+
+// programSums hashes the programs that go into the initramfs: init, and the
+// rescue commands.
+func programSums(opt *Options) (sums [2]string, err error) {
+	for i, p := range []struct{ what, name string }{{"init", opt.InitPath}, {"rescue commands", opt.BBPath}} {
+		if p.name == "" {
+			return sums, fmt.Errorf("no path of the program with the %s given (make builds both): %w", p.what, dsas.ErrInvalid)
+		}
+		if sums[i], err = hashFile(p.name); err != nil {
+			return sums, fmt.Errorf("%s: %w", p.what, err)
+		}
+	}
+	return sums, nil
+}
+
+// bootWith makes the boot set of a kernel that is unpacked in the cache.
+func bootWith(ctx context.Context, opt *Options, a *apt, k *kernel, sums [2]string) (dsas.BootSet, error) {
+	var none dsas.BootSet
 	fw, err := findFirmware(ctx, opt, a)
 	if err != nil {
 		return none, err
 	}
-	inputs := key("boot", initSum, bbSum, k.id(), initramfsFolders, initramfsModules, fw, opt.Keys)
+	inputs := key("boot", sums[0], sums[1], k.id(), initramfsFolders, initramfsModules, fw, opt.Keys)
 	stateFile := filepath.Join(opt.Cache, "boot-state.json")
 	var state bootState
 	if readJSON(stateFile, &state) && state.Key == inputs && hasBoot(opt.Store, state.Boot) {

@@ -23,6 +23,7 @@ type kernel struct {
 	Version string `json:"version"` // of the package
 	Release string `json:"release"` // uname -r
 	Dir     string `json:"-"`       // holds vmlinuz and modules/ (what is /lib/modules/RELEASE)
+	held    bool   // it was asked for
 }
 
 // id names the kernel in keys: the same release can come in several versions.
@@ -39,42 +40,102 @@ type moduleSet struct {
 
 // currentKernel is the state file of findKernel.
 type currentKernel struct {
-	Lists  string // apt.stamp it was found with
+	Lists  string // apt.stamp it was found with; empty: it was asked for
 	Kernel kernel
 }
 
-// findKernel gives the newest kernel of the machine's release, unpacked in the
-// cache. Asked again, it gives the same one, and reads one small file for it,
-// until opt.Refresh.
-func findKernel(ctx context.Context, opt *Options, a *apt) (*kernel, error) {
-	state := filepath.Join(opt.Cache, "kernel", "current.json")
+func (o *Options) currentKernel() string { return filepath.Join(o.Cache, "kernel", "current.json") }
+
+// builtKernel tells which kernel was last built with, nil where none was.
+func builtKernel(opt *Options) *KernelID {
 	var cur currentKernel
-	known := readJSON(state, &cur)
-	if known && !opt.Refresh {
-		// Kept, as the packages' versions are.
-	} else if err := a.update(ctx); err != nil {
-		if !known || ctx.Err() != nil {
-			return nil, fmt.Errorf("find kernel: %w", err)
-		}
-		opt.say("keeping kernel %s: %v", cur.Kernel.Release, err)
-	} else if !known || cur.Lists != a.stamp() {
-		k, err := resolveKernel(ctx, a)
-		if err != nil {
-			return nil, fmt.Errorf("find kernel: %w", err)
-		}
-		cur = currentKernel{a.stamp(), *k}
+	if !readJSON(opt.currentKernel(), &cur) {
+		return nil
 	}
-	k := &cur.Kernel
-	k.Dir = filepath.Join(opt.Cache, "kernel", k.id())
-	if _, err := os.Stat(filepath.Join(k.Dir, "modules.json")); err != nil {
-		if err := unpackKernel(ctx, opt, a, k); err != nil {
-			return nil, fmt.Errorf("kernel %s: %w", k.Package, err)
-		}
-	}
-	if err := writeJSON(state, cur); err != nil {
+	return &KernelID{cur.Kernel.Release, cur.Kernel.Version}
+}
+
+// findKernel gives the kernel that was asked for (holdKernel), else the newest of
+// the machine's release, unpacked in the cache. Asked again, it gives the same
+// one, and reads two small files for it: the former until another is asked for,
+// the latter until opt.Refresh, with which it fetches the package lists.
+func findKernel(ctx context.Context, opt *Options, a *apt) (*kernel, error) {
+	cur, err := pickKernel(ctx, opt, a)
+	if err != nil {
 		return nil, fmt.Errorf("find kernel: %w", err)
 	}
-	return k, nil
+	if err := cur.Kernel.unpack(ctx, opt, a); err != nil {
+		return nil, err
+	}
+	if err := cur.keep(opt); err != nil {
+		return nil, fmt.Errorf("find kernel: %w", err)
+	}
+	return &cur.Kernel, nil
+}
+
+func pickKernel(ctx context.Context, opt *Options, a *apt) (*currentKernel, error) {
+	held, err := opt.heldKernel()
+	if err != nil {
+		return nil, err
+	}
+	var cur currentKernel
+	known := readJSON(opt.currentKernel(), &cur)
+	if held != nil {
+		cur, known = currentKernel{Kernel: *held}, true
+	}
+	if known && !opt.Refresh {
+		return &cur, nil // kept, as the packages' versions are
+	}
+	if err := a.update(ctx); err != nil {
+		if !known || ctx.Err() != nil {
+			return nil, err
+		}
+		opt.say("keeping kernel %s: %v", cur.Kernel.Release, err)
+		return &cur, nil
+	}
+	if held != nil || known && cur.Lists == a.stamp() {
+		return &cur, nil
+	}
+	k, err := resolveKernel(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	return &currentKernel{a.stamp(), *k}, nil
+}
+
+// unpack sees to it that the kernel is unpacked in the cache.
+func (k *kernel) unpack(ctx context.Context, opt *Options, a *apt) error {
+	k.Dir = filepath.Join(opt.Cache, "kernel", k.id())
+	if _, err := os.Stat(filepath.Join(k.Dir, "modules.json")); err == nil {
+		return nil
+	}
+	err := a.update(ctx) // of an emptied cache there are no lists
+	if err == nil {
+		err = unpackKernel(ctx, opt, a, k)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case k.held && ctx.Err() == nil:
+		return fmt.Errorf("kernel %s %s, which was asked for: %w\n\tthe mirrors may have forgotten it: dsas kernel ls --available lists what they have, dsas kernel update --to takes another, and without --to the newest", k.Package, k.Version, err)
+	}
+	return fmt.Errorf("kernel %s: %w", k.Package, err)
+}
+
+// keep makes it the kernel that is built with, and the only one in the cache:
+// each takes 400 MB.
+func (cur *currentKernel) keep(opt *Options) error {
+	if err := writeJSON(opt.currentKernel(), cur); err != nil {
+		return err
+	}
+	dir := filepath.Dir(cur.Kernel.Dir)
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() && e.Name() != filepath.Base(cur.Kernel.Dir) {
+			os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+	}
+	return nil
 }
 
 var dependsRE = regexp.MustCompile(`^(linux-image-([0-9][^\s(]*))(?:\s*\(= ([^)]+)\))?`)
@@ -145,17 +206,7 @@ func unpackKernel(ctx context.Context, opt *Options, a *apt, k *kernel) error {
 	if err := os.RemoveAll(k.Dir); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, k.Dir); err != nil {
-		return err
-	}
-	// One kernel is kept: each takes 400 MB.
-	entries, _ := os.ReadDir(filepath.Dir(k.Dir))
-	for _, e := range entries {
-		if e.IsDir() && e.Name() != filepath.Base(k.Dir) {
-			os.RemoveAll(filepath.Join(filepath.Dir(k.Dir), e.Name()))
-		}
-	}
-	return nil
+	return os.Rename(tmp, k.Dir)
 }
 
 // decompressModules makes plain .ko files of .ko.xz and .ko.zst: the node's

@@ -102,8 +102,13 @@ func readLock(name string) (lock, error) {
 
 // writeLock replaces a lock, unless it says the same.
 func writeLock(name, of string, l lock) error {
+	return writeLockFile(name, fmt.Sprintf("# Written by dsas image build: the versions of the packages of %s.\n# Builds keep to them; with --refresh they are resolved anew. Keep it with the definition.\n", of), l)
+}
+
+// writeLockFile is writeLock with another text at the top.
+func writeLockFile(name, head string, l lock) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Written by dsas image build: the versions of the packages of %s.\n# Builds keep to them; with --refresh they are resolved anew. Keep it with the definition.\n", of)
+	b.WriteString(head)
 	for _, p := range slices.Sorted(maps.Keys(l)) {
 		fmt.Fprintf(&b, "%s %s\n", p, l[p])
 	}

@@ -10,16 +10,10 @@ import (
 	"dsas"
 )
 
-// KernelID is a kernel as Debian has it.
-type KernelID struct {
-	Release string `json:"release"` // uname -r
-	Version string `json:"version"` // of the package
-}
-
-// KernelNews asks the mirrors for the newest kernel: the one that was last built
-// with (nil: none yet) and the one there is now. Nothing is built; package lists
-// are fetched.
-func KernelNews(ctx context.Context, opt Options) (was *KernelID, now KernelID, err error) {
+// KernelNews asks the mirrors for the kernel that UpdateKernel would take: the one
+// that was last built with (nil: none yet) and the one asked for by its uname -r,
+// with "" the newest there is now. Nothing is built; package lists are fetched.
+func KernelNews(ctx context.Context, opt Options, release string) (was *KernelID, now KernelID, err error) {
 	unlock, err := opt.open(ctx)
 	if err != nil {
 		return nil, now, err
@@ -30,18 +24,20 @@ func KernelNews(ctx context.Context, opt Options) (was *KernelID, now KernelID, 
 	if err != nil {
 		return nil, now, fmt.Errorf("look for a kernel: %w", err)
 	}
-	var cur currentKernel
-	if readJSON(filepath.Join(opt.Cache, "kernel", "current.json"), &cur) {
-		was = &KernelID{cur.Kernel.Release, cur.Kernel.Version}
-	}
-	if err := a.update(ctx); err != nil {
-		return was, now, fmt.Errorf("look for a kernel: %w", err)
-	}
-	k, err := resolveKernel(ctx, a)
+	was = builtKernel(&opt)
+	k, err := freshKernel(ctx, a, release)
 	if err != nil {
 		return was, now, fmt.Errorf("look for a kernel: %w", err)
 	}
 	return was, KernelID{k.Release, k.Version}, nil
+}
+
+// freshKernel is wantedKernel from lists that are fetched now.
+func freshKernel(ctx context.Context, a *apt, release string) (*kernel, error) {
+	if err := a.update(ctx); err != nil {
+		return nil, err
+	}
+	return wantedKernel(ctx, a, release)
 }
 
 // RoleRelease is a release that is to get another kernel.
@@ -61,73 +57,100 @@ func CanUpdate(r dsas.Release) error {
 // modulesTitle is the title of the layer that modulesLayer makes.
 const modulesTitle = "modules"
 
-// UpdateKernel asks the mirrors for the newest kernel, builds it with its
-// initramfs, and makes of each release one that has it: its other layers, and
-// with them all its packages, stay what they are. A release that has the kernel
-// already is given back as it is. It needs no privileges. The list is in the
-// order it was given.
-func UpdateKernel(ctx context.Context, opt Options, list []RoleRelease) (dsas.BootSet, []dsas.Release, error) {
+// UpdateKernel asks the mirrors for a kernel, by its uname -r, or with "" for the
+// newest; builds it with its initramfs, and makes of each release one that has
+// it: its other layers, and with them all its packages, stay what they are. A
+// release that has the kernel already is given back as it is. It needs no
+// privileges. The list is in the order it was given, and may be empty. Later
+// builds keep a kernel that was asked for, until the next UpdateKernel.
+func UpdateKernel(ctx context.Context, opt Options, list []RoleRelease, release string) (dsas.BootSet, []dsas.Release, error) {
 	unlock, err := opt.open(ctx)
 	if err != nil {
 		return dsas.BootSet{}, nil, err
 	}
 	defer unlock()
 	opt.Refresh = true
-	b, out, err := updateKernel(ctx, &opt, list)
+	b, out, err := updateKernel(ctx, &opt, list, release)
 	if err != nil {
 		return b, nil, fmt.Errorf("update kernel: %w", err)
 	}
 	return b, out, nil
 }
 
-func updateKernel(ctx context.Context, opt *Options, list []RoleRelease) (dsas.BootSet, []dsas.Release, error) {
+func updateKernel(ctx context.Context, opt *Options, list []RoleRelease, release string) (dsas.BootSet, []dsas.Release, error) {
+	var none dsas.BootSet
 	for _, r := range list { // before anything is made
 		if err := CanUpdate(r.Release); err != nil {
-			return dsas.BootSet{}, nil, err
+			return none, nil, err
 		}
 	}
-	boot, err := buildBoot(ctx, opt)
+	sums, err := programSums(opt)
 	if err != nil {
-		return boot, nil, err
+		return none, nil, err
 	}
-	opt.Refresh = false // once is enough, and the same kernel for all
 	a, err := openApt(ctx, opt)
 	if err != nil {
-		return boot, nil, err
+		return none, nil, err
 	}
-	k, err := findKernel(ctx, opt, a)
+	k, err := freshKernel(ctx, a, release)
 	if err != nil {
-		return boot, nil, err
+		return none, nil, err
 	}
-	if k.Release != boot.Release {
-		return boot, nil, fmt.Errorf("kernel %s came between: try again: %w", k.Release, dsas.ErrConflict)
+	if err := k.unpack(ctx, opt, a); err != nil {
+		return none, nil, err
 	}
+	boot, err := bootWith(ctx, opt, a, k, sums)
+	if err != nil {
+		return none, nil, err
+	}
+	out, err := releasesWith(ctx, opt, k, boot, list)
+	if err != nil {
+		return none, nil, err
+	}
+	// Not before: what fails leaves builds with the kernel they had.
+	return boot, out, k.settle(opt, a)
+}
+
+// releasesWith makes of each release one with the kernel and boot set.
+func releasesWith(ctx context.Context, opt *Options, k *kernel, boot dsas.BootSet, list []RoleRelease) ([]dsas.Release, error) {
 	// Whatever is there, a killed build left: this one holds the lock.
 	work := filepath.Join(opt.Cache, "work")
 	if err := os.RemoveAll(work); err != nil {
-		return boot, nil, err
+		return nil, err
 	}
 	defer os.RemoveAll(work)
 	var out []dsas.Release
 	for _, r := range list {
 		mods, err := modulesLayer(ctx, opt, k, r.Modules)
 		if err != nil {
-			return boot, nil, fmt.Errorf("release %s: %w", r.Release.Name(), err)
+			return nil, fmt.Errorf("release %s: %w", r.Release.Name(), err)
 		}
 		next, err := withKernel(r.Release, boot, mods.Part)
 		if err != nil {
-			return boot, nil, err
+			return nil, err
 		}
 		if err := os.RemoveAll(work); err != nil {
-			return boot, nil, err
+			return nil, err
 		}
 		made, err := opt.Store.AddRelease(ctx, next)
 		if err != nil {
-			return boot, nil, err
+			return nil, err
 		}
 		out = append(out, made)
 	}
-	return boot, out, nil
+	return out, nil
+}
+
+// settle makes k what later builds take: for good where it was asked for.
+func (k *kernel) settle(opt *Options, a *apt) error {
+	cur := currentKernel{Kernel: *k}
+	if !k.held {
+		cur.Lists = a.stamp()
+	}
+	if err := opt.holdKernel(k); err != nil {
+		return err
+	}
+	return cur.keep(opt)
 }
 
 // withKernel is a release with another boot set and modules layer, and all else

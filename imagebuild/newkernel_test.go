@@ -83,13 +83,13 @@ func TestUpdateKernel(t *testing.T) {
 	web, lb := oldRelease(t, s, "web", "base", "packages", "modules", "files"), oldRelease(t, s, "lb", "base", "modules")
 	foreign := oldRelease(t, s, "foreign", "base")
 	list := []RoleRelease{{Release: web}, {Release: lb, Modules: []string{"ip_vs"}}}
-	if _, _, err := UpdateKernel(t.Context(), opt, append(list, RoleRelease{Release: foreign})); !errors.Is(err, dsas.ErrInvalid) {
+	if _, _, err := UpdateKernel(t.Context(), opt, append(list, RoleRelease{Release: foreign}), ""); !errors.Is(err, dsas.ErrInvalid) {
 		t.Errorf("UpdateKernel of an image without modules = %v; want ErrInvalid", err)
 	}
 	if all, err := s.Releases(); err != nil || len(all) != 3 {
 		t.Errorf("a refused update left %d releases, %v; want the 3 there were", len(all), err)
 	}
-	boot, made, err := UpdateKernel(t.Context(), opt, list)
+	boot, made, err := UpdateKernel(t.Context(), opt, list, "")
 	if err != nil || len(made) != 2 {
 		t.Fatalf("UpdateKernel = %v, %v; want two releases", made, err)
 	}
@@ -107,11 +107,11 @@ func TestUpdateKernel(t *testing.T) {
 	if find(entries, "usr/lib/modules/"+boot.Release+"/kernel/net/netfilter/ipvs/ip_vs.ko") == nil {
 		t.Error("lb's modules lack ip_vs, which its role names")
 	}
-	_, again, err := UpdateKernel(t.Context(), opt, []RoleRelease{{Release: made[0]}, {Release: made[1], Modules: []string{"ip_vs"}}})
+	_, again, err := UpdateKernel(t.Context(), opt, []RoleRelease{{Release: made[0]}, {Release: made[1], Modules: []string{"ip_vs"}}}, "")
 	if err != nil || len(again) != 2 || again[0].ID != made[0].ID || again[1].ID != made[1].ID {
 		t.Errorf("a second UpdateKernel = %v, %v; want the same releases", again, err)
 	}
-	was, now, err := KernelNews(t.Context(), opt)
+	was, now, err := KernelNews(t.Context(), opt, "")
 	if err != nil || was == nil || *was != now || now.Release != boot.Release {
 		t.Errorf("KernelNews = %v, %v, %v; want no news of %s", was, now, err, boot.Release)
 	}

@@ -25,8 +25,9 @@ type imageBuildCmd struct {
 func (*imageBuildCmd) Help() string {
 	return `Builds kernel, initramfs and a release of each role into the state folder, and
 has the roles' nodes boot them from their next boot on. What did not change is
-not built again, and makes no new release; packages keep their versions until
---refresh. A release that was rolled back is not published again by a build that
+not built again, and makes no new release; packages and kernel keep their
+versions until --refresh. A kernel that dsas kernel update --to took stays then,
+too. A release that was rolled back is not published again by a build that
 changes nothing. What the checks find (secrets, services that cannot start,
 missing modules) is an error; docs/roles.md tells how to let it pass.
 

@@ -16,14 +16,15 @@ import (
 )
 
 type kernelCmd struct {
-	Update kernelUpdateCmd `cmd:"" help:"Give all roles the newest kernel, and nothing else."`
-	Ls     kernelLsCmd     `cmd:"" help:"List the kernels that releases boot with."`
+	Update kernelUpdateCmd `cmd:"" help:"Give all roles the newest kernel, or a certain one, and nothing else."`
+	Ls     kernelLsCmd     `cmd:"" help:"List the kernels that releases boot with, or that the mirrors have."`
 }
 
 type kernelUpdateCmd struct {
 	configFlags
-	DryRun    bool `help:"Only ask the mirrors, and say what would be done."`
-	NoPublish bool `help:"Leave nodes with what they boot; publish later with dsas image publish."`
+	To        *string `help:"Take this kernel, by its uname -r or its package, instead of the newest; builds keep it until the next update." placeholder:"KERNEL"`
+	DryRun    bool    `help:"Only ask the mirrors, and say what would be done."`
+	NoPublish bool    `help:"Leave nodes with what they boot; publish later with dsas image publish."`
 }
 
 // Help tells what changes.
@@ -33,16 +34,24 @@ the release that each role's nodes boot one with that kernel. All other layers,
 and so all packages, stay what they are. Nodes get it at their next boot; back
 goes it with dsas image rollback.
 
+--to takes a certain kernel, older or newer, of whatever flavour, of those that
+dsas kernel ls --available lists. It holds: dsas image build keeps it, with
+--refresh too, until dsas kernel update takes another (--to), or the newest
+ordinary one (without). A roll-back alone holds nothing: builds go on with the
+kernel of the last update.
+
 Examples:
 
     dsas kernel update --dry-run
-    dsas kernel update --no-publish && dsas image publish web`
+    dsas kernel update --no-publish && dsas image publish web
+    dsas kernel update --to 6.1.0-50-amd64`
 }
 
 // kernelUpdate is what an update tells programs.
 type kernelUpdate struct {
 	Built    *imagebuild.KernelID `json:"built,omitempty"` // that the last build had
 	Kernel   imagebuild.KernelID  `json:"kernel"`          // there is now
+	Held     bool                 `json:"held"`            // builds keep it: it was asked for
 	Releases []kernelStep         `json:"releases"`        // by role
 }
 
@@ -59,6 +68,13 @@ type kernelStep struct {
 
 // Run implements the command.
 func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
+	want := ""
+	if cmd.To != nil { // an empty one, of a script's empty variable, is not the newest
+		var err error
+		if want, err = imagebuild.ParseKernel(*cmd.To); err != nil {
+			return usageError{err: fmt.Errorf("--to: %w", err)}
+		}
+	}
 	cfg, err := cmd.load()
 	if err != nil {
 		return err
@@ -73,11 +89,12 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	if len(list) == 0 {
+	// A kernel that is asked for is also for what is built next.
+	if len(list) == 0 && want == "" {
 		return fmt.Errorf("no role has a release, so none needs another kernel: build some with: dsas image build: %w", dsas.ErrNotFound)
 	}
 	opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Locks: cfg.path("locks"), Progress: say}
-	var out kernelUpdate
+	out := kernelUpdate{Held: want != ""}
 	list, steps, at := kernelSteps(list)
 	out.Releases = steps
 	for _, s := range steps {
@@ -85,14 +102,12 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 			say("left as it is: " + s.Skipped)
 		}
 	}
-	if len(list) == 0 {
+	if len(list) == 0 && want == "" {
 		return fmt.Errorf("no role has a release that can get another kernel: %w", dsas.ErrNotFound)
 	}
-	was, now, err := imagebuild.KernelNews(ctx, opt)
-	if err != nil {
+	if out.Built, out.Kernel, err = imagebuild.KernelNews(ctx, opt, want); err != nil {
 		return err
 	}
-	out.Built, out.Kernel = was, now
 	if cmd.DryRun {
 		return a.kernelUpdated(out, true)
 	}
@@ -112,7 +127,7 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	boot, made, err := imagebuild.UpdateKernel(ctx, opt, in)
+	boot, made, err := imagebuild.UpdateKernel(ctx, opt, in, want)
 	if err != nil {
 		return err
 	}
@@ -124,17 +139,42 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 		out.Releases[at[i]].New = r.Name()
 	}
 	if !cmd.NoPublish {
-		for i, r := range made { // once all are made
-			if r.ID == list[i].ID {
-				continue
-			}
-			if err := store.Propose(r.ID); err != nil {
-				return err
-			}
+		if err := a.proposeAll(ctx, store, list, made); err != nil {
+			return err
 		}
-		a.syncReleases(ctx)
 	}
 	return a.kernelUpdated(out, false)
+}
+
+// proposeAll has nodes follow what was made, once all is, instead of old, and
+// says of which release they do not.
+func (a *app) proposeAll(ctx context.Context, store *blobs.Store, old, made []dsas.Release) error {
+	var news []dsas.Release
+	for i, r := range made {
+		if r.ID == old[i].ID {
+			continue
+		}
+		if err := store.Propose(r.ID); err != nil {
+			return err
+		}
+		news = append(news, r)
+	}
+	a.syncReleases(ctx, news...)
+	c, err := a.client()
+	if err != nil || len(news) == 0 {
+		return nil
+	}
+	views, err := c.Releases(ctx, "")
+	if err != nil {
+		return nil // it was not there for syncReleases either
+	}
+	for _, v := range views {
+		asked := slices.ContainsFunc(news, func(r dsas.Release) bool { return r.ID == v.ID })
+		if asked && !v.Current && v.Refused == "" {
+			fmt.Fprintf(a.stderr, "nodes do not get release %s, since they were rolled back from it before; if they should all the same: dsas image publish %s\n", v.Name, v.Name)
+		}
+	}
+	return nil
 }
 
 // kernelSteps gives the releases that can get another kernel, the steps of all,
@@ -237,11 +277,22 @@ func (a *app) kernelUpdated(u kernelUpdate, dry bool) error {
 	if a.JSON {
 		return a.writeJSON(u)
 	}
+	kind := ""
+	switch {
+	case u.Held && dry:
+		kind = ", which builds would keep"
+	case u.Held:
+		kind = ", which builds keep until the next dsas kernel update"
+	}
 	same := u.Built != nil && *u.Built == u.Kernel
-	if u.Built != nil && !same {
-		a.printf("kernel %s (%s) -> %s (%s)\n", clean(u.Built.Release), clean(u.Built.Version), clean(u.Kernel.Release), clean(u.Kernel.Version))
-	} else {
-		a.printf("kernel %s (%s), the newest\n", clean(u.Kernel.Release), clean(u.Kernel.Version))
+	now := clean(u.Kernel.Release) + " (" + clean(u.Kernel.Version) + ")"
+	switch {
+	case u.Built != nil && !same:
+		a.printf("kernel %s (%s) -> %s%s\n", clean(u.Built.Release), clean(u.Built.Version), now, kind)
+	case u.Held:
+		a.printf("kernel %s%s\n", now, kind)
+	default:
+		a.printf("kernel %s, the newest\n", now)
 	}
 	t := &table{head: []string{"ROLE", "RELEASE", "KERNEL", "NEW RELEASE", "NEW KERNEL"}}
 	for _, s := range u.Releases {
@@ -253,65 +304,12 @@ func (a *app) kernelUpdated(u kernelUpdate, dry bool) error {
 			next, kernel = "as it is", ""
 		case dry && s.OldKernel == u.Kernel.Release && same:
 			next, kernel = "as it is, unless dsas has a newer initramfs", ""
+		case dry && s.OldKernel == u.Kernel.Release && (u.Built == nil || u.Built.Release != s.OldKernel):
+			next, kernel = "as it is, unless its package or dsas's initramfs is newer", ""
 		case dry:
 			next = "would be made"
 		}
 		t.row(s.Role, s.Old, clean(s.OldKernel), next, clean(kernel))
 	}
-	return a.table(t, "")
-}
-
-type kernelLsCmd struct{}
-
-// Run implements the command.
-func (cmd *kernelLsCmd) Run(ctx context.Context, a *app) error {
-	c, err := a.client()
-	if err != nil {
-		return err
-	}
-	list, err := c.Releases(ctx, "")
-	if err != nil {
-		return err
-	}
-	kernels := kernelsOf(list)
-	if a.JSON {
-		return a.writeJSON(kernels)
-	}
-	t := &table{head: []string{"KERNEL", "CURRENT IN", "RELEASES", "RUNNING", "SIZE"}}
-	for _, k := range kernels {
-		t.row(clean(k.Kernel), or(strings.Join(k.Current, " ")), or(strings.Join(k.Releases, " ")), fmt.Sprint(len(k.Running)), size(k.Size))
-	}
-	return a.table(t, "No releases. Build some with: dsas image build")
-}
-
-// kernelView is a kernel with its initramfs, and who uses it.
-type kernelView struct {
-	Kernel   string      `json:"kernel"` // uname -r
-	Boot     dsas.Digest `json:"boot"`   // of the boot set
-	Size     int64       `json:"size"`   // bytes, compressed, with initramfs and firmware
-	Current  []string    `json:"current,omitempty"`
-	Releases []string    `json:"releases"`
-	Running  []string    `json:"running,omitempty"` // nodes
-}
-
-// kernelsOf groups releases by what they boot with, in the order they come.
-func kernelsOf(list []dsas.ReleaseView) []kernelView {
-	out := []kernelView{}
-	for _, v := range list {
-		i := slices.IndexFunc(out, func(k kernelView) bool { return k.Boot == v.Boot.Digest })
-		if i < 0 {
-			k := kernelView{Kernel: v.Boot.Release, Boot: v.Boot.Digest}
-			for _, p := range v.Boot.Parts() {
-				k.Size += p.Size
-			}
-			out, i = append(out, k), len(out)
-		}
-		k := &out[i]
-		k.Releases = append(k.Releases, v.Name)
-		k.Running = append(k.Running, v.Running...)
-		if v.Current {
-			k.Current = append(k.Current, v.Role)
-		}
-	}
-	return out
+	return a.table(t, "No role has a release yet; dsas image build makes them with it.")
 }

@@ -47,6 +47,7 @@ func TestRack(t *testing.T) {
 	t.Run("bond", func(t *testing.T) { testBond(t, r, w101) })
 	t.Run("role change", func(t *testing.T) { testRoleChange(t, r, w102) })
 	t.Run("capture", func(t *testing.T) { testCapture(t, r, w101) })
+	t.Run("kernel", func(t *testing.T) { testKernel(t, r, w101) })
 	t.Run("vlan", func(t *testing.T) { testVLAN(t, r, w101, w103) })
 	t.Run("menu", func(t *testing.T) { testMenu(t, r, w101, w103) })
 	t.Run("canary", func(t *testing.T) { testCanary(t, r, w101) })
