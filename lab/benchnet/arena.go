@@ -211,6 +211,29 @@ func procCPU(pid int) float64 {
 	return ticks / 100
 }
 
+// onCPU is how long the program's threads that there are have run, and its
+// children's, in seconds: to the nanosecond, where cpu counts ticks
+// (/proc/PID/schedstat, kernel Documentation/scheduler/sched-stats.rst).
+func (p *program) onCPU() float64 { return onCPU(p.cmd.Process.Pid) }
+
+func onCPU(pid int) (total float64) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	for _, t := range tasks {
+		b, _ := os.ReadFile(filepath.Join(t, "schedstat"))
+		var ns float64
+		if _, err := fmt.Sscan(string(b), &ns); err == nil {
+			total += ns / 1e9
+		}
+		b, _ = os.ReadFile(filepath.Join(t, "children"))
+		for _, w := range strings.Fields(string(b)) {
+			if c, err := strconv.Atoi(w); err == nil {
+				total += onCPU(c)
+			}
+		}
+	}
+	return total
+}
+
 // rss gives VmRSS and VmHWM in MiB.
 func (p *program) rss() (now, peak float64) {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))

@@ -186,20 +186,20 @@ func (b *bench) dhcpTurn(ctx context.Context, a *arena, s dhcpServer, do dhcpLoa
 		return sample{}, err
 	}
 	c.Wait, c.Tries, c.Retries = time.Second, 5, 0
-	before, own := p.cpu(), procCPU(os.Getpid())
+	before, beforeOn, own := p.cpu(), p.onCPU(), procCPU(os.Getpid())
 	forced, asked := p.switches()
 	r, err := do(ctx, c)
 	if err != nil {
 		return sample{}, fmt.Errorf("%w; the server said: %s", err, lastLines(p.log.String(), 3))
 	}
-	cpu := p.cpu() - before
+	cpu, on := p.cpu()-before, p.onCPU()-beforeOn
 	slices.Sort(r.times)
 	extra := map[string]float64{
 		"retries": float64(c.Retries), "failed": float64(r.failed), "server CPU s": cpu, "client CPU s": procCPU(os.Getpid()) - own,
 		"p50 ms": ms(quantile(r.times, 0.5)), "p99 ms": ms(quantile(r.times, 0.99)), "max ms": ms(quantile(r.times, 1)),
 	}
 	if r.exchanges > 0 {
-		extra["CPU µs per exchange"] = cpu / float64(r.exchanges) * 1e6
+		extra["CPU µs per exchange"] = on / float64(r.exchanges) * 1e6
 	}
 	_, extra["server peak MiB"] = p.rss()
 	f, v := p.switches()

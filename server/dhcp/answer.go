@@ -51,6 +51,7 @@ func (u unanswered) Unwrap() error { return u.error }
 
 // begin makes the client of a request that came over l.
 func (m *slate) begin(l *link, mac dsas.MAC, req *dhcpv4.DHCPv4) *client {
+	m.used = 0
 	m.client = client{slate: m, req: req, mac: mac, id: hex.EncodeToString(req.Options.Get(dhcpv4.OptionClientIdentifier)),
 		asks: Classify(req), node: m.node, link: l, relay: relayOf(req)}
 	return &m.client

@@ -56,6 +56,33 @@ type slate struct {
 	reply    reply
 	urlAt    netip.AddrPort // url is of
 	url      string
+	values   [512]byte // of the answer's options
+	used     int       // of values
+}
+
+// room gives memory for n bytes to be appended to: the slate's, as long as it has
+// some.
+func (m *slate) room(n int) []byte {
+	if n > len(m.values)-m.used {
+		return make([]byte, 0, n)
+	}
+	b := m.values[m.used : m.used : m.used+n]
+	m.used += n
+	return b
+}
+
+func (m *slate) text(s string) []byte { return append(m.room(len(s)), s...) }
+
+// addr is an IPv4 address's four bytes.
+func (m *slate) addr(a netip.Addr) []byte {
+	v := a.As4()
+	return append(m.room(len(v)), v[:]...)
+}
+
+func (m *slate) number(n uint32) []byte { return binary.BigEndian.AppendUint32(m.room(4), n) }
+
+func (m *slate) seconds(d time.Duration) []byte {
+	return m.number(uint32(min(d/time.Second, 0xffffffff)))
 }
 
 // reply writes an OFFER or ACK. The boot options are sent whether or not
@@ -65,31 +92,31 @@ func (c *client) reply(t dhcpv4.MessageType, addr netip.Addr, p boot.Plan) *repl
 	set := func(code dhcpv4.OptionCode, v []byte) { m.Options[code.Code()] = v }
 	sub := &c.subnet
 	if addr.IsValid() {
-		m.YourIPAddr = addr.AsSlice()
+		m.YourIPAddr = c.slate.addr(addr)
 		lease := sub.Lease
 		if lease <= 0 {
 			lease = defaultLease
 		}
-		set(dhcpv4.OptionIPAddressLeaseTime, seconds(lease))
-		set(dhcpv4.OptionRenewTimeValue, seconds(lease/2))       // T1
-		set(dhcpv4.OptionRebindingTimeValue, seconds(lease*7/8)) // T2
+		set(dhcpv4.OptionIPAddressLeaseTime, c.slate.seconds(lease))
+		set(dhcpv4.OptionRenewTimeValue, c.slate.seconds(lease/2))       // T1
+		set(dhcpv4.OptionRebindingTimeValue, c.slate.seconds(lease*7/8)) // T2
 	} else {
 		m.ClientIPAddr = c.req.ClientIPAddr // INFORM
 	}
-	network(m, c.req, sub)
+	c.slate.network(m, c.req, sub)
 	if c.node != nil && !c.elsewhere && wanted(c.req).has(dhcpv4.OptionHostName) {
-		set(dhcpv4.OptionHostName, []byte(c.node.Name))
+		set(dhcpv4.OptionHostName, c.slate.text(c.node.Name))
 	}
 	if p.BootFile != "" {
 		// siaddr, file, 66 and 67 say the same: some firmware reads the one,
 		// some the other. No option 60 for PXE: with PXEClient and without option 43,
 		// OVMF would look for a boot server instead.
-		m.ServerIPAddr = p.NextServer.AsSlice()
+		m.ServerIPAddr = c.slate.addr(p.NextServer)
 		if len(p.BootFile) < 128 {
 			m.BootFileName = p.BootFile
 		}
-		set(dhcpv4.OptionBootfileName, []byte(p.BootFile))
-		set(dhcpv4.OptionTFTPServerName, []byte(p.TFTPServerName))
+		set(dhcpv4.OptionBootfileName, c.slate.text(p.BootFile))
+		set(dhcpv4.OptionTFTPServerName, c.slate.text(p.TFTPServerName))
 		if p.VendorClass != "" { // UEFI HTTP Boot takes no answer without its own
 			set(dhcpv4.OptionClassIdentifier, []byte(p.VendorClass))
 		}
@@ -178,12 +205,12 @@ func (c *client) message(t dhcpv4.MessageType) *dhcpv4.DHCPv4 {
 	if t == dhcpv4.MessageTypeAck {
 		m.ClientIPAddr = q.ClientIPAddr // RFC 2131 table 3
 	}
-	opts[dhcpv4.OptionDHCPMessageType.Code()] = []byte{byte(t)}
+	opts[dhcpv4.OptionDHCPMessageType.Code()] = append(c.slate.room(1), byte(t))
 	id := c.subnet.Server
 	if c.relay.serverID.IsValid() {
 		id = c.relay.serverID
 	}
-	opts[dhcpv4.OptionServerIdentifier.Code()] = id.AsSlice()
+	opts[dhcpv4.OptionServerIdentifier.Code()] = c.slate.addr(id)
 	for _, code := range [...]uint8{dhcpv4.OptionClientIdentifier.Code(), dhcpv4.OptionRelayAgentInformation.Code()} {
 		if v := q.Options[code]; v != nil {
 			opts[code] = v
@@ -212,10 +239,6 @@ func addrOf(ip net.IP) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	return a, true
-}
-
-func seconds(d time.Duration) []byte {
-	return binary.BigEndian.AppendUint32(nil, uint32(min(d/time.Second, 0xffffffff)))
 }
 
 // guid writes option 97 as it is printed on boxes (SMBIOS: the first three

@@ -2,7 +2,6 @@ package dhcp
 
 import (
 	"encoding/binary"
-	"net"
 	"net/netip"
 	"strings"
 
@@ -48,37 +47,39 @@ func fit(m *dhcpv4.DHCPv4, limit int) (dropped []uint8) {
 // network sets the options that say how the subnet is used, those that the
 // client asks for. The mask and the router come unasked: there are boot ROMs
 // that do not ask and need them.
-func network(m, req *dhcpv4.DHCPv4, sub *dsas.Subnet) {
+func (s *slate) network(m, req *dhcpv4.DHCPv4, sub *dsas.Subnet) {
 	asked := wanted(req)
 	set := func(code dhcpv4.OptionCode, v []byte) {
 		if len(v) > 0 && asked.has(code) {
 			m.Options[code.Code()] = v
 		}
 	}
-	m.Options[dhcpv4.OptionSubnetMask.Code()] = net.CIDRMask(sub.Prefix.Bits(), 32)
+	m.Options[dhcpv4.OptionSubnetMask.Code()] = s.number(^uint32(0) << (32 - sub.Prefix.Bits()))
 	if sub.Gateway.Is4() {
-		m.Options[dhcpv4.OptionRouter.Code()] = sub.Gateway.AsSlice()
+		m.Options[dhcpv4.OptionRouter.Code()] = s.addr(sub.Gateway)
 	}
 	if bits := sub.Prefix.Bits(); bits < 31 {
 		a := sub.Prefix.Masked().Addr().As4()
 		n := binary.BigEndian.Uint32(a[:]) | 1<<(32-bits) - 1
-		set(dhcpv4.OptionBroadcastAddress, binary.BigEndian.AppendUint32(nil, n))
+		set(dhcpv4.OptionBroadcastAddress, s.number(n))
 	}
-	set(dhcpv4.OptionDomainNameServer, addrs(sub.DNS))
-	set(dhcpv4.OptionDomainName, []byte(sub.Domain))
-	set(dhcpv4.OptionNTPServers, addrs(sub.NTP))
+	set(dhcpv4.OptionDomainNameServer, s.addrs(sub.DNS))
+	set(dhcpv4.OptionDomainName, s.text(sub.Domain))
+	set(dhcpv4.OptionNTPServers, s.addrs(sub.NTP))
 	if sub.MTU > 0 {
 		set(dhcpv4.OptionInterfaceMTU, binary.BigEndian.AppendUint16(nil, uint16(sub.MTU)))
 	}
 	set(optionSearch, searchList(sub.Search))
 	set(dhcpv4.OptionClasslessStaticRoute, routes(sub))
-	set(optionCaptivePortal, []byte(sub.CaptivePortal))
+	set(optionCaptivePortal, s.text(sub.CaptivePortal))
 }
 
-func addrs(list []netip.Addr) (b []byte) {
+func (s *slate) addrs(list []netip.Addr) []byte {
+	b := s.room(4 * len(list))
 	for _, a := range list {
 		if a.Is4() {
-			b = append(b, a.AsSlice()...)
+			v := a.As4()
+			b = append(b, v[:]...)
 		}
 	}
 	return b
