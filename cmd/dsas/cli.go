@@ -108,13 +108,7 @@ func parse(parser *kong.Kong, args []string) (selected *kong.Context, helped boo
 	if err == nil {
 		return selected, false, nil
 	}
-	usage := usageError{err: err, command: "dsas"}
-	if p, ok := errors.AsType[*kong.ParseError](err); ok && p.Context != nil {
-		if node := p.Context.Selected(); node != nil {
-			usage.command = node.FullPath()
-		}
-	}
-	return nil, false, usage
+	return nil, false, usageOf(err)
 }
 
 // usageError: the command line itself is wrong. Exit status 2.
