@@ -206,6 +206,7 @@ func findBoot(store *blobs.Store, name string) (*dsas.BootSet, error) {
 type imageExportCmd struct {
 	configFlags
 	Format   string `help:"Of a file: oci, or docker for docker load and podman load." enum:"oci,docker" default:"oci"`
+	Force    bool   `help:"Replace the file if it is there."`
 	Insecure bool   `help:"Speak plain HTTP to the registry."`
 	Release  string `arg:"" help:"As web:7, or web for its newest."`
 	Dest     string `arg:"" help:"Folder, FILE.tar, registry://HOST/NAME[:TAG], or registry for the one that nodes fetch from."`
@@ -215,7 +216,8 @@ type imageExportCmd struct {
 func (*imageExportCmd) Help() string {
 	return `Writes a release with its kernel and initramfs as an OCI layout, into a folder
 (one that has a layout already is added to) or a file whose name ends in .tar, or
-pushes it to a registry; the kernel stands there under the tag TAG-boot. dsas
+pushes it to a registry; the kernel stands there under the tag TAG-boot. A file
+is there whole or not at all, and one that is there is not replaced. dsas
 image import takes it back as the same release. --format docker writes the image
 alone, for docker load and podman load.
 
@@ -249,7 +251,7 @@ func (c *imageExportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	ex := transfer.Export{
-		Store: store, Release: *r, Dest: c.Dest, Format: c.Format, Registry: transfer.Registry{Insecure: c.Insecure},
+		Store: store, Release: *r, Dest: c.Dest, Format: c.Format, Force: c.Force, Registry: transfer.Registry{Insecure: c.Insecure},
 		Progress: say,
 	}
 	if c.Dest == "registry" {

@@ -115,6 +115,9 @@ func TestImageExportImport(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "web.tar")
 	c.wantLine(c.ok(at(filepath.Dir(c.socket), "export", "web:2", archive)...), "web:2", archive)
 	c.fails(1, at(filepath.Dir(c.socket), "export", "web:3", archive), "web:3")
+	c.fails(1, at(filepath.Dir(c.socket), "export", "web:1", archive), archive, "there already", "--force")
+	c.ok(at(filepath.Dir(c.socket), "export", "web:1", archive, "--force", "--format", "docker")...)
+	c.wantLine(c.ok(at(filepath.Dir(c.socket), "export", "web:2", archive, "--force")...), "web:2", archive)
 	c.fails(2, at(filepath.Dir(c.socket), "export", "web:2", "registry"), "no registry is set")
 
 	other := t.TempDir()
