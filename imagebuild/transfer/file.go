@@ -91,3 +91,23 @@ func renameNew(from, to string) error {
 	}
 	return err
 }
+
+// whole says of what an image names and has not that it is missing, in the
+// place of the name of a file that nobody knows.
+func whole(err error, what string) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return cut(what + " is not in it")
+	}
+	return err
+}
+
+// cut is the error of what is there in part.
+func cut(why string) error {
+	return invalid("%s: it was cut, or not copied to its end; export or copy it again", why)
+}
+
+// endsEarly tells the errors of a file that was cut. The library that reads
+// docker's archives has but words for what it does not find in one.
+func endsEarly(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(err.Error(), "not found in tar")
+}

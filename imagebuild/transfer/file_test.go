@@ -1,7 +1,11 @@
 package transfer_test
 
 import (
+	"archive/tar"
+	"bytes"
+	"crypto/rand"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +13,7 @@ import (
 
 	"dsas"
 	"dsas/imagebuild/transfer"
+	"dsas/server/blobs"
 )
 
 // TestExportLeavesFiles: what is there is replaced only when somebody says so, and
@@ -72,5 +77,92 @@ func TestExportLeavesFiles(t *testing.T) {
 	}
 	if out := run(t, importer(s, at("target"))); out.Release.ID != r.ID {
 		t.Errorf("what replaced the file holds %s; want the release", out.Release.Name())
+	}
+}
+
+// TestImportCut: an archive that ends too early, wherever, is told as such, and
+// nothing comes of it.
+func TestImportCut(t *testing.T) {
+	from := open(t)
+	r := seed(t, from)
+	dir := t.TempDir()
+	oci, docker, root := filepath.Join(dir, "oci.tar"), filepath.Join(dir, "docker.tar"), filepath.Join(dir, "root.tar")
+	export(t, from, r, oci, "")
+	export(t, from, r, docker, transfer.FormatDocker)
+	// Random, so that gzip leaves as much.
+	if err := os.WriteFile(root, tarOf(t, ent{name: "etc/motd", body: rand.Text() + strings.Repeat("x", 5000)}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := os.ReadFile(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := filepath.Join(dir, "root.tar.gz")
+	if err := os.WriteFile(packed, gz(t, plain), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	to := open(t)
+	last := seed(t, to)
+	for _, name := range []string{oci, docker, root, packed} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := []int{0, 600, len(b) / 2, len(b) - 1500}
+		if name == oci || name == docker {
+			at = append(at, entryStarts(t, b)...)
+		}
+		if name == packed {
+			at = []int{0, len(b) / 2, len(b) - 1}
+		}
+		for _, n := range at {
+			part := filepath.Join(dir, "cut")
+			if err := os.WriteFile(part, b[:n], 0o644); err != nil {
+				t.Fatal(err)
+			}
+			im := importer(to, part)
+			if name == oci { // else it is here, and not asked for
+				im.Store = without{to}
+			}
+			_, err := im.Run(t.Context())
+			if err == nil || !strings.Contains(err.Error(), part+": ") || !strings.Contains(err.Error(), "cut") || !strings.Contains(err.Error(), "copy it again") || strings.Contains(err.Error(), "scratch") {
+				t.Errorf("import of %d of %d bytes of %s = %v; want that it was cut", n, len(b), filepath.Base(name), err)
+			}
+		}
+	}
+	if list, err := to.Releases(); err != nil || len(list) != 1 || list[0].ID != last.ID {
+		t.Errorf("releases after that: %v, %v; want the one of before", list, err)
+	}
+	text := filepath.Join(dir, "text")
+	if err := os.WriteFile(text, []byte("no tar"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for source, want := range map[string]string{text: "it is no tar", os.DevNull: "neither a file nor a folder", "": "is empty"} {
+		if _, err := importer(to, source).Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "cut") {
+			t.Errorf("import of %q = %v; want %q", source, err, want)
+		}
+	}
+}
+
+// without is a store in which no release is.
+type without struct{ *blobs.Store }
+
+func (without) Releases() ([]dsas.Release, error) { return nil, nil }
+
+// entryStarts gives where a tar's entries begin, but for the first: a file that
+// was cut there looks whole to whoever reads a tar.
+func entryStarts(t *testing.T, b []byte) (at []int) {
+	t.Helper()
+	r := bytes.NewReader(b)
+	tr := tar.NewReader(r)
+	for {
+		_, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return at[1:]
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		at = append(at, len(b)-r.Len()-512)
 	}
 }
