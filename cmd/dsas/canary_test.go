@@ -29,6 +29,8 @@ func TestCanaryCommands(t *testing.T) {
 	if p := c.store.Published("web"); p.Canary != nil {
 		t.Errorf("a dry run began a canary: %+v", p.Canary)
 	}
+	c.wantLine(c.ok(words("image publish web:2 --canary w102 --dry-run")...), "w102 would try release web:2 from its next boot on", "when it was ready")
+	c.wantLine(c.ok(words("image publish web:2 --canary w102")...), "w102 tries release web:2 from its next boot on", "when it was ready")
 	out := c.ok(words("image publish web:2 --canary w[101,103] --cycle")...)
 	c.wantLine(out, "w101 w103 try release web:2 from their next boot on")
 	c.wantLine(out, "w103", "on")

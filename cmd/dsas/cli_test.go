@@ -652,10 +652,11 @@ func TestImageCommands(t *testing.T) {
 	c.wantLine(c.ok("image", "ls", "web"), "web:2", "current")
 	c.wantLine(c.ok("role", "ls"), "web", "web:2", "shipped", "is web")
 	c.wantLine(c.ok("node", "ls"), "w101", "next web:2")
-	c.wantLine(c.ok(words("image pin web:1 w101")...), "w101", "web:1")
+	c.wantLine(c.ok(words("image pin web:1 w101")...), "w101 boots release web:1 from its next boot on")
 	c.wantLine(c.ok("node", "ls"), "w101", "next web:1")
 	c.wantLine(c.ok("image", "show", "web:1"), "pinned", "w101")
-	c.wantLine(c.ok("image", "unpin", "w101"), "w101", "follow")
+	c.wantLine(c.ok("image", "unpin", "w101", "--dry-run"), "w101 would follow its role again")
+	c.wantLine(c.ok("image", "unpin", "w101"), "w101 follows its role again")
 	c.wantLine(c.ok("image", "rollback", "web"), "web:1")
 	c.fails(1, words("image rollback web"), "no release was published before")
 	for _, args := range []string{"image ls", "image show web:1", "image publish web:2", "image rollback web", "image pin web:1 w101", "image unpin w101"} {

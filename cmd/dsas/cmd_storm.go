@@ -113,7 +113,7 @@ func (c *labStormCmd) Run(ctx context.Context, a *app) error {
 		err = errors.Join(err, rep.Write(a.stdout))
 	}
 	if err == nil && len(rep.Failed) > 0 {
-		err = fmt.Errorf("%d of %d nodes did not become ready", len(rep.Failed), rep.Nodes+rep.Strangers)
+		err = fmt.Errorf("%d of %s did not become ready", len(rep.Failed), dsas.Count(rep.Nodes+rep.Strangers, "node"))
 	}
 	return err
 }

@@ -145,7 +145,7 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	if out.Same {
 		what = "was here already"
 	}
-	a.printf("%-10s %s  %d layers, %s, kernel %s, %s\n", r.Name(), r.ID.Short(), len(r.Manifest.Parts), size(r.Manifest.Size()), clean(r.Boot.Release), what)
+	a.printf("%-10s %s  %s, %s, kernel %s, %s\n", r.Name(), r.ID.Short(), dsas.Count(len(r.Manifest.Parts), "layer"), size(r.Manifest.Size()), clean(r.Boot.Release), what)
 	return nil
 }
 

@@ -95,9 +95,9 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	if len(done.Releases) > 0 {
 		a.printf("%s %s\n", removed, strings.Join(done.Releases, " "))
 	}
-	a.printf("%s %s in %d files", freed, size(done.Bytes), done.Blobs)
-	if done.Young > 0 {
-		a.printf("; %d that belong to no release are newer than an hour and stay", done.Young)
+	a.printf("%s %s in %s", freed, size(done.Bytes), dsas.Count(done.Blobs, "file"))
+	if n := done.Young; n > 0 {
+		a.printf("; %d that %s to no release %s newer than an hour and %s", n, dsas.Agree(n, "belongs", "belong"), dsas.Agree(n, "is", "are"), dsas.Agree(n, "stays", "stay"))
 	}
 	a.printf("\n")
 	return nil

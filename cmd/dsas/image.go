@@ -294,9 +294,12 @@ func setRelease(ctx context.Context, a *app, nodes []string, release string, dry
 	if err != nil {
 		return err
 	}
-	patch, what := map[string]any{"release": nil}, "follow their role"
+	// What is said is said of each node on a line of its own.
+	patch, what, would := map[string]any{"release": nil}, "follows its role again", "would follow its role again"
 	if release != "" {
-		patch["release"], what = release, "boot release "+clean(release)+", whatever is published"
+		patch["release"] = release
+		boots := " release " + clean(release) + " from its next boot on, whatever is published"
+		what, would = "boots"+boots, "would boot"+boots
 	}
 	changed, err := c.ChangeNodes(ctx, namesOf(views), patch, dry)
 	if err != nil {
@@ -306,7 +309,7 @@ func setRelease(ctx context.Context, a *app, nodes []string, release string, dry
 		return a.writeJSON(changed)
 	}
 	if dry {
-		what = "would " + what
+		what = would
 	}
 	return a.done(namesOf(views), what)
 }
