@@ -164,7 +164,15 @@ func TestGCCommand(t *testing.T) {
 	c.wantLine(c.ok(gc("--keep", "1")...), "removed web:9")
 	c.wantLine(c.ok("image", "ls"), "web:7", "current")
 	// Another store than the server's, and no server.
-	c.fails(1, []string{"image", "gc", "--state", t.TempDir()}, "other releases", "--state")
+	other := t.TempDir()
+	c.fails(1, []string{"image", "gc", "--state", other}, "there is no image store", "--state")
+	if entries, err := os.ReadDir(other); err != nil || len(entries) > 0 {
+		t.Errorf("gc of a folder without a store made %v, %v", entries, err)
+	}
+	if err := os.Mkdir(filepath.Join(other, "images"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.fails(1, []string{"image", "gc", "--state", other}, "other releases", "--state")
 	c.socket = filepath.Join(state, "none")
 	c.fails(1, gc(), "systemctl start dsas")
 }

@@ -174,7 +174,7 @@ func report(err error, w io.Writer) int {
 }
 
 // saysAbsent: a message says by itself that something is not there.
-var saysAbsent = regexp.MustCompile(`\b(no|not|none|there (is|are))\b`)
+var saysAbsent = regexp.MustCompile(`\b(no|not|none|nothing|there (is|are))\b`)
 
 // message is err for a terminal: nothing in it can drive the terminal, and the
 // sentinel's word at its end, which is for programs, is left off where the rest

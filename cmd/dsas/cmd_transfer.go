@@ -68,6 +68,9 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
+	if err := makeImages(cfg); err != nil {
+		return err
+	}
 	store, letGo, err := holdImages(ctx, cfg, say)
 	if err != nil {
 		return err
@@ -237,9 +240,9 @@ func (c *imageExportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
-	ref, err := dsas.ParseReleaseRef(c.Release)
+	ref, err := releaseRef(c.Release)
 	if err != nil {
-		return usageError{err: err}
+		return err
 	}
 	store, letGo, err := holdImages(ctx, cfg, say)
 	if err != nil {

@@ -46,7 +46,7 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	cfg.setDefaults()
-	store, err := blobs.Open(cfg.path("images"))
+	store, err := openImages(cfg)
 	if err != nil {
 		return err
 	}
