@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"dsas"
 	"dsas/imagebuild"
@@ -154,7 +155,9 @@ func holdImages(ctx context.Context, cfg config, say func(string)) (store *blobs
 	if store, err = openImages(cfg); err != nil {
 		return nil, nil, err
 	}
-	letGo, err = store.Hold(ctx, func() { say("waiting for dsas image gc") })
+	letGo, err = store.Hold(ctx, func(users []string) {
+		say(clean(strings.TrimSuffix("waiting for dsas image gc: "+strings.Join(users, ", "), ": ")))
+	})
 	return store, letGo, err
 }
 

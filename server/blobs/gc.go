@@ -15,7 +15,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"golang.org/x/sys/unix"
 
 	"dsas"
 	"dsas/internal/diskio"
@@ -38,6 +37,9 @@ type GC struct {
 	// who they are as far as that can be seen ("COMMAND LINE (process PID)"), and
 	// again when they are others; nil: nobody is told.
 	Waiting func(users []string)
+	// Wait is how long others are waited for; then it is dsas.ErrConflict, and
+	// nothing is removed. Zero: until ctx ends.
+	Wait time.Duration
 }
 
 // GCDone is what was removed, or would be.
@@ -64,7 +66,7 @@ func (s *Store) GC(ctx context.Context, gc GC) (GCDone, error) {
 		gc.Waiting = func([]string) {}
 	}
 	if !gc.DryRun {
-		unlock, err := s.lockUse(ctx, unix.LOCK_EX, gc.Waiting)
+		unlock, err := s.lockForGC(ctx, gc)
 		if err != nil {
 			return fail(err)
 		}
@@ -88,6 +90,14 @@ func (s *Store) GC(ctx context.Context, gc GC) (GCDone, error) {
 		return fail(err)
 	}
 	if len(unused) > 0 && !gc.DryRun {
+		// What ends it later would end it between releases and their content.
+		idx, err := s.readIndex(nil)
+		if err == nil {
+			_, err = s.marked(idx, unused)
+		}
+		if err != nil {
+			return fail(err)
+		}
 		if unused, err = s.drop(ctx, gc, all, unused); err != nil {
 			return fail(err)
 		}
@@ -215,16 +225,9 @@ func (s *Store) sweepBlobs(ctx context.Context, gc GC, unused []dsas.Digest, don
 		if err != nil {
 			return err
 		}
-		lines, _ := split(idx.raw.Manifests, unused) // of a dry run they are still there
-		used := marks{store: s, seen: map[dsas.Digest]bool{}}
-		for _, l := range lines {
-			err := used.mark(l)
-			if ref, refErr := dsas.ParseReleaseRef(l.Annotations[noteRef]); err != nil && refErr == nil {
-				err = fmt.Errorf("release %s is damaged and in use (dsas image build %s makes it anew): %w", ref, ref.Role, err)
-			}
-			if err != nil {
-				return err
-			}
+		used, err := s.marked(idx, unused) // of a dry run these are still there
+		if err != nil {
+			return err
 		}
 		entries, err := os.ReadDir(s.blobDir())
 		if err != nil {
@@ -257,6 +260,22 @@ func (s *Store) sweepBlobs(ctx context.Context, gc GC, unused []dsas.Digest, don
 		}
 		return nil
 	})
+}
+
+// marked collects what an index refers to, but for what these releases do alone.
+func (s *Store) marked(idx *index, without []dsas.Digest) (*marks, error) {
+	lines, _ := split(idx.raw.Manifests, without)
+	used := &marks{store: s, seen: map[dsas.Digest]bool{}}
+	for _, l := range lines {
+		err := used.mark(l)
+		if ref, refErr := dsas.ParseReleaseRef(l.Annotations[noteRef]); err != nil && refErr == nil {
+			err = fmt.Errorf("release %s is damaged and in use (dsas image build %s makes it anew): %w", ref, ref.Role, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return used, nil
 }
 
 // marks collects what an index refers to, also by lines that are none of ours.

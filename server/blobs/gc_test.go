@@ -220,6 +220,7 @@ func TestGCKilled(t *testing.T) {
 // TestGCUnreadable: what cannot be followed is not guessed at.
 func TestGCUnreadable(t *testing.T) {
 	s := open(t)
+	one := add(t, s, release(t, s, "web", "one"))
 	bad, orphan := put(t, s, `{"config": 7}`, ""), put(t, s, "orphan", "")
 	h, err := v1.NewHash(string(bad.Digest))
 	if err != nil {
@@ -234,6 +235,10 @@ func TestGCUnreadable(t *testing.T) {
 	age(t, s)
 	if done, err := s.GC(t.Context(), GC{Unused: all(), Settle: time.Millisecond}); err == nil || !strings.Contains(err.Error(), "nothing was removed") || !s.Has(orphan.Digest, orphan.Size) {
 		t.Errorf("GC = %+v, %v; want nothing removed, and which line it is", done, err)
+	}
+	s.forget()
+	if r, err := s.Release(one.ID); err != nil {
+		t.Errorf("release that nobody uses, after a GC that removed nothing = %v, %v; want it there", r, err)
 	}
 }
 
@@ -433,6 +438,11 @@ func TestHold(t *testing.T) {
 	if _, err := s.GC(ctx, gc); !errors.Is(err, context.Canceled) || told != 1 {
 		t.Errorf("GC = %v, told %d times; want it to wait until it is called off", err, told)
 	}
+	limited := gc
+	limited.Wait, limited.Waiting = 300*time.Millisecond, nil
+	if _, err := s.GC(t.Context(), limited); !errors.Is(err, dsas.ErrConflict) || !strings.Contains(err.Error(), fmt.Sprintf("(process %d); nothing was removed", os.Getpid())) || !strings.Contains(err.Error(), "--wait") {
+		t.Errorf("GC that waits for 0.3 s = %v; want ErrConflict, and who it waited for", err)
+	}
 	for i, letGo := range holds {
 		letGo()
 		letGo() // a second time is no harm
@@ -446,7 +456,7 @@ func TestHold(t *testing.T) {
 	// The other way round.
 	_, err := s.GC(t.Context(), GC{Settle: time.Millisecond, Unused: func(context.Context, []dsas.Release) ([]dsas.Digest, error) {
 		ctx, giveUp := context.WithCancel(t.Context())
-		if _, err := s.Hold(ctx, giveUp); !errors.Is(err, context.Canceled) {
+		if _, err := s.Hold(ctx, func([]string) { giveUp() }); !errors.Is(err, context.Canceled) {
 			t.Errorf("Hold while a GC runs = %v; want it to wait", err)
 		}
 		return nil, nil
