@@ -269,7 +269,7 @@ func (s *Store) marked(idx *index, without []dsas.Digest) (*marks, error) {
 	for _, l := range lines {
 		err := used.mark(l)
 		if ref, refErr := dsas.ParseReleaseRef(l.Annotations[noteRef]); err != nil && refErr == nil {
-			err = fmt.Errorf("release %s is damaged and in use (dsas image build %s makes it anew): %w", ref, ref.Role, err)
+			err = fmt.Errorf("release %s is damaged and in use: dsas image build %s makes it anew, or have nothing boot it nor go back to it, and it is removed too: %w", ref, ref.Role, err)
 		}
 		if err != nil {
 			return nil, err
@@ -305,11 +305,12 @@ func (m *marks) mark(d v1.Descriptor) error {
 	if _, err := dsas.ParseDigest(string(digest)); err != nil {
 		return nil // another hash: not in our folder
 	}
-	refs, err := m.read(digest)
+	manifest := d.MediaType.IsImage() || d.MediaType.IsIndex()
+	refs, err := m.read(digest, manifest)
 	if errors.Is(err, dsas.ErrNotFound) {
 		return nil // a layout need not be whole
 	}
-	if err != nil && (d.MediaType.IsImage() || d.MediaType.IsIndex() || d.MediaType == "") {
+	if err != nil && (manifest || d.MediaType == "") {
 		return fmt.Errorf("what %s refers to is not known, so nothing was removed; take its line out of %s if it is not needed: %w", digest.Short(), m.store.indexName(), err)
 	}
 	if err != nil {
@@ -330,19 +331,23 @@ func (m *marks) mark(d v1.Descriptor) error {
 	return nil
 }
 
-// read gives what a blob refers to: nothing where it is no JSON object.
-func (m *marks) read(d dsas.Digest) (refs references, err error) {
+// read gives what a blob refers to: nothing where it is no JSON object. A manifest
+// is one, and what its digest says: else its layers would be nobody's.
+func (m *marks) read(d dsas.Digest, manifest bool) (refs references, err error) {
 	f, size, err := m.store.Blob(d)
 	if err != nil {
 		return refs, err
 	}
 	defer f.Close()
-	if size > maxJSON {
+	if size > maxJSON && !manifest {
 		return refs, nil
 	}
-	b, err := io.ReadAll(f)
+	b, err := io.ReadAll(io.LimitReader(f, maxJSON))
 	if err != nil {
 		return refs, err
+	}
+	if manifest && digestOf(b) != d {
+		return refs, fmt.Errorf("it is not what its digest says: it was damaged: %w", dsas.ErrInvalid)
 	}
 	if b = bytes.TrimSpace(b); len(b) == 0 || b[0] != '{' {
 		return refs, nil

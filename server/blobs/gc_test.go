@@ -242,6 +242,47 @@ func TestGCUnreadable(t *testing.T) {
 	}
 }
 
+// TestGCDamaged: a release that is in use and whose manifest is damaged, in whatever
+// way, keeps all layers: they may be its own. Where nobody needs it, it goes.
+func TestGCDamaged(t *testing.T) {
+	for name, damage := range map[string]func(b []byte) []byte{
+		"empty":   func([]byte) []byte { return nil },
+		"cut":     func(b []byte) []byte { return b[:len(b)/2] },
+		"zeros":   func(b []byte) []byte { return make([]byte, len(b)) },
+		"changed": func(b []byte) []byte { return []byte(strings.Replace(string(b), "sha256:", "sha257:", 3)) },
+	} {
+		s := open(t)
+		one, two := add(t, s, release(t, s, "web", "one")), add(t, s, release(t, s, "web", "two"))
+		at := s.blobPath(one.Manifest.Digest)
+		b, err := os.ReadFile(at)
+		if err == nil {
+			err = os.WriteFile(at, damage(b), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		age(t, s)
+		gc := GC{Settle: time.Millisecond, Unused: func(context.Context, []dsas.Release) ([]dsas.Digest, error) { return []dsas.Digest{two.ID}, nil }}
+		done, err := s.GC(t.Context(), gc)
+		if err == nil || !strings.Contains(err.Error(), "release web:1 is damaged and in use: dsas image build web makes it anew") || !strings.Contains(err.Error(), "nothing was removed") {
+			t.Errorf("%s: GC = %+v, %v; want that web:1 is damaged", name, done, err)
+		}
+		for _, p := range append(one.Manifest.Parts, two.Manifest.Parts...) {
+			if !s.Has(p.Digest, p.Size) {
+				t.Errorf("%s: a layer is gone", name)
+			}
+		}
+		s.forget()
+		if _, err := s.Release(two.ID); err != nil {
+			t.Errorf("%s: web:2 after that: %v", name, err)
+		}
+		gc.Unused = func(context.Context, []dsas.Release) ([]dsas.Digest, error) { return []dsas.Digest{one.ID}, nil }
+		if done, err := s.GC(t.Context(), gc); err != nil || len(done.Releases) != 1 {
+			t.Errorf("%s: GC when nobody needs it = %+v, %v; want web:1 removed", name, done, err)
+		}
+	}
+}
+
 // TestGCAndBuilds: builds that rely on content of no release, builds that do
 // not say so, and GCs at the same time: no release is ever without its content.
 func TestGCAndBuilds(t *testing.T) {
