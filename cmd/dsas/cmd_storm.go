@@ -80,6 +80,12 @@ func (c *labStormCmd) Run(ctx context.Context, a *app) error {
 	if c.Strangers < 0 || c.Strangers > maxStorm || c.Kill < 0 {
 		return usagef("--strangers and --kill: use 0 or more, strangers at most %d", maxStorm)
 	}
+	if err := checkTimeout(c.Timeout); err != nil {
+		return err
+	}
+	if c.Over < 0 || c.Hold < 0 {
+		return usagef("--over and --hold: give a time, as 10s, or 0s")
+	}
 	if _, err := parseRate(c.Rate); err != nil {
 		return err
 	}
