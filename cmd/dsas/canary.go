@@ -60,7 +60,7 @@ func (f *canaryFlags) start(ctx context.Context, a *app, c *client.Client, relea
 	if req.Percent == 0 {
 		views, err := a.nodes(ctx, c, f.Canary)
 		if err != nil {
-			return err
+			return fmt.Errorf("--canary: %w", err)
 		}
 		req.Nodes = namesOf(views)
 	}

@@ -691,7 +691,7 @@ func (c *cliTest) imageRefuses() {
 		{1, words("image rollback web nope"), []string{`role "nope": does not exist`}},
 		{1, words("image rollback lb"), []string{"role lb: nothing is published"}},
 		{2, words("image rollback web:1"), []string{"name the role alone"}},
-		{2, []string{"image", "rollback", ""}, []string{`role name ""`}},
+		{2, []string{"image", "rollback", ""}, []string{`"" is no role's name`}},
 		{2, []string{"image", "show", ""}, []string{`release ""`, "web:7"}},
 		{2, []string{"image", "publish", ""}, []string{`release ""`, "web:7"}},
 		{2, []string{"image", "pin", "", "w101"}, []string{`release ""`, "web:7"}},
@@ -725,6 +725,9 @@ func TestTokenCommands(t *testing.T) {
 	c.wantLine(c.ok("token", "ls"), "laptop", "never")
 	c.fails(1, words("token add laptop"), "exists")
 	c.fails(2, words("token rm laptop"), "--yes")
+	c.fails(1, words("token rm laptop lapto --yes"), `token "lapto"`, `did you mean "laptop"?`)
+	c.fails(1, []string{"token", "rm", "", "--dry-run"}, `token "": not found`)
+	c.wantLine(c.ok("token", "ls"), "laptop")
 	c.ok(words("token rm laptop --yes")...)
 	c.wantLine(c.ok("token", "ls"), "No tokens")
 }

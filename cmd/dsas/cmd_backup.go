@@ -42,6 +42,9 @@ Every night, with a name for each day of the month (/etc/cron.d/dsas-backup):
 
 // Run implements the command.
 func (c *backupCmd) Run(ctx context.Context, a *app) error {
+	if c.File == "" {
+		return usagef("the file's name is empty; name the file to write")
+	}
 	cfg, err := c.load()
 	if err != nil {
 		return err

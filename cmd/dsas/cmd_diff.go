@@ -13,8 +13,8 @@ import (
 type imageDiffCmd struct {
 	configFlags
 	All bool   `help:"List all files, however many."`
-	A   string `arg:"" help:"As web:6; alone: how it differs from what the role's nodes boot now."`
-	B   string `arg:"" optional:"" help:"As web:7."`
+	A   string `arg:"" name:"release" help:"As web:6; alone: how it differs from what the role's nodes boot now."`
+	B   string `arg:"" name:"other" optional:"" help:"As web:7."`
 }
 
 // Help gives the examples.

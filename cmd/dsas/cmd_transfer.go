@@ -53,6 +53,9 @@ not published, which is told by exit status 1.
 
 // Run implements the command.
 func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
+	if c.Source == "" {
+		return usagef("the image's place is empty; give a folder or file, or registry://HOST/NAME:TAG")
+	}
 	if c.Publish && c.NoPublish {
 		return usagef("--publish and --no-publish exclude each other")
 	}
@@ -295,6 +298,9 @@ func (c *imageExportCmd) Run(ctx context.Context, a *app) error {
 	cfg, err := c.load()
 	if err != nil {
 		return err
+	}
+	if c.Dest == "" {
+		return usagef("the place to export to is empty; give a folder, FILE.tar or a registry")
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
 	ref, err := releaseRef(c.Release)

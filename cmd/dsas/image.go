@@ -229,7 +229,7 @@ Examples:
 func (cmd *imageRollbackCmd) Run(ctx context.Context, a *app) error {
 	for _, role := range cmd.Roles {
 		if err := dsas.CheckName("role", role); err != nil {
-			return usageError{err: fmt.Errorf("%w; name the role alone, as web", err)}
+			return usagef("%q is no role's name; name the role alone, as web", role)
 		}
 	}
 	c, err := a.client()

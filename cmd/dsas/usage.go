@@ -53,7 +53,11 @@ func usageText(err error, flags []*kong.Flag) error {
 				choices = append(choices, c)
 			}
 		}
-		return fmt.Errorf("%s: %q: use %s", m[1], unquoted(m[3]), strings.Join(choices, " or "))
+		or := " or "
+		if len(choices) > 2 {
+			or = ", "
+		}
+		return fmt.Errorf("%s: %q: use %s", m[1], unquoted(m[3]), strings.Join(choices, or))
 	}
 	if m := noArgumentRE.FindStringSubmatch(said); m != nil {
 		return fmt.Errorf("missing: %s", m[1])

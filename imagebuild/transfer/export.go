@@ -322,6 +322,9 @@ func (l *plainLayer) Uncompressed() (io.ReadCloser, error) {
 // push sends image and boot artifact to a registry, as they are: nodes fetch
 // the very parts from there that this server would give them.
 func (ex Export) push(ctx context.Context, ref string) (string, error) {
+	if ref == "" {
+		return "", invalid("it names no image; write it as registry://HOST:PORT/NAME:TAG")
+	}
 	r, err := name.ParseReference(ref, append(ex.Registry.nameOptions(), name.WithDefaultTag(strconv.Itoa(ex.Release.Number)))...)
 	if err != nil {
 		return "", fmt.Errorf("%w; write it as registry://HOST:PORT/NAME:TAG: %w", err, dsas.ErrInvalid)

@@ -55,6 +55,9 @@ func (ex Export) place(dest string) (string, error) {
 	fi, err := os.Lstat(dest)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Dir(dest)); errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("there is no folder %s: %w", filepath.Dir(dest), dsas.ErrNotFound)
+		}
 		return dest, nil
 	case err != nil:
 		return "", err

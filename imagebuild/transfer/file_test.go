@@ -45,7 +45,7 @@ func TestExportLeavesFiles(t *testing.T) {
 		{os.DevNull, transfer.FormatDocker, true, "it is no file"},
 		{at("folder.tar"), "", true, "it is a folder"},
 		{at("new.tgz"), "", false, "ends in .tar"},
-		{at("none/new.tar"), "", false, "no such file"},
+		{at("none/new.tar"), "", false, "there is no folder"},
 		{"", "", false, "name a folder"},
 	} {
 		_, err := (transfer.Export{Store: s, Release: r, Dest: e.dest, Format: e.format, Force: e.force}).Run(t.Context())

@@ -208,6 +208,9 @@ func same(list []v1.Descriptor) bool {
 // fromRegistry opens an image of a registry.
 func fromRegistry(ctx context.Context, ref string, reg Registry) (*source, error) {
 	fail := func(err error) (*source, error) { return nil, fmt.Errorf("registry image %s: %w", ref, err) }
+	if ref == "" {
+		return nil, invalid("it names no image; write it as registry://HOST:PORT/NAME:TAG")
+	}
 	r, err := name.ParseReference(ref, reg.nameOptions()...)
 	if err != nil {
 		return fail(fmt.Errorf("%w; write it as registry://HOST:PORT/NAME:TAG", err))
