@@ -28,7 +28,7 @@ type cli struct {
 	Site   siteCmd   `cmd:"" group:"Fleet:" help:"List, add, change, show and remove sites."`
 	Role   roleCmd   `cmd:"" group:"Fleet:" help:"List the roles."`
 	Loader loaderCmd `cmd:"" group:"Server:" help:"List the boot loaders, and fetch the optional ones."`
-	Image  imageCmd  `cmd:"" group:"Fleet:" help:"Build and list images."`
+	Image  imageCmd  `cmd:"" group:"Fleet:" help:"Build, publish, list and carry images."`
 	Kernel kernelCmd `cmd:"" group:"Fleet:" help:"Update and list the kernels that nodes boot."`
 
 	Explain explainCmd `cmd:"" group:"Look:" help:"Tell what a MAC would be given at each step of a boot, and why."`

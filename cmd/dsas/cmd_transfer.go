@@ -40,11 +40,12 @@ theirs.
 It boots with the kernel and initramfs of the role's last release, or --kernel's;
 modules of that kernel are added if it has none. What dsas image export wrote
 comes back as the very same release, with its own, on the machine that wrote it; on
-another with --trust-definition. Secrets are refused as in a
-build. The role's services need their run files in the image, in
-/etc/dsas/services, and the programs that these run: an image of others gets the
-run files with --files. Where a service could not start, the image is imported and
-not published, which is told by exit status 1.
+another with --trust-definition. Secrets are refused as in a build.
+
+The role's services need their run files in the image, in /etc/dsas/services, and
+the programs that these end in: an image of others gets the run files with
+--files. One with which a service could not start is imported and not published,
+with exit status 1, unless --publish is given.
 
   dsas image import web registry://registry.example/web:stable
   dsas image import web nginx.tar --files --no-publish
@@ -280,7 +281,7 @@ func (*imageExportCmd) Help() string {
 	return `Writes a release with its kernel and initramfs as an OCI layout, into a folder
 (one that has a layout already is added to) or a file whose name ends in .tar, or
 pushes it to a registry; the kernel stands there under the tag TAG-boot. A file
-is there whole or not at all, and one that is there is not replaced. dsas
+is there whole or not at all, and replaces one that is there only with --force. dsas
 image import takes it back as the same release. --format docker writes the image
 alone, for docker load and podman load.
 
