@@ -61,7 +61,7 @@ func ChooseCanaries(role string, percent int, nodes []Node, ready func(name stri
 		}
 	}
 	if len(free) == 0 {
-		return nil, fmt.Errorf("role %s: of its %d nodes that are not pinned none is ready, so none can be chosen; name them: --canary w101: %w", role, follow, ErrConflict)
+		return nil, fmt.Errorf("role %s: of its nodes that are not pinned (%d) none is ready, so none can be chosen; name them: --canary w101: %w", role, follow, ErrConflict)
 	}
 	place := func(name string) string { h := sha256.Sum256([]byte(role + "\n" + name)); return string(h[:]) }
 	slices.SortFunc(free, func(a, b string) int { return cmp.Compare(place(a), place(b)) })
@@ -70,7 +70,18 @@ func ChooseCanaries(role string, percent int, nodes []Node, ready func(name stri
 
 // CanaryText is what the event of a canary's begin says.
 func CanaryText(role, release string, c *Canary) string {
-	return fmt.Sprintf("role %s: %s try release %s from their next boot on, by %s", role, NodesText(c.Nodes), release, c.By)
+	return fmt.Sprintf("role %s: %s, by %s", role, c.Tries(release, false), c.By)
+}
+
+// Tries says which nodes try a release, or would: "w101 tries release web:8 from
+// its next boot on".
+func (c *Canary) Tries(release string, would bool) string {
+	n := len(c.Nodes)
+	verb := Agree(n, "tries", "try")
+	if would {
+		verb = "would try"
+	}
+	return fmt.Sprintf("%s %s release %s from %s next boot on", NodesText(c.Nodes), verb, release, Agree(n, "its", "their"))
 }
 
 // NodesText names nodes, so many that it is still read.

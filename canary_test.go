@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -54,5 +55,16 @@ func TestRollBackOfCanary(t *testing.T) {
 	}
 	if err := p.RollBack("ann", time.Unix(3, 0)); err != nil || p.Current != "6" {
 		t.Errorf("RollBack again = %v, %+v; want 6", err, p)
+	}
+}
+
+func TestCanaryText(t *testing.T) {
+	for nodes, want := range map[string]string{
+		"w101":      "role web: w101 tries release web:8 from its next boot on, by ann",
+		"w101 w102": "role web: w101 w102 try release web:8 from their next boot on, by ann",
+	} {
+		if got := CanaryText("web", "web:8", &Canary{Nodes: strings.Fields(nodes), By: "ann"}); got != want {
+			t.Errorf("CanaryText(%s) = %q; want %q", nodes, got, want)
+		}
 	}
 }

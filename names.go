@@ -25,7 +25,7 @@ func ExpandNames(pattern string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("range %q: names nothing: %w", pattern, ErrInvalid)
+		return nil, fmt.Errorf("range %q: names nothing; write w101, w[101-140] or w101,w102: %w", pattern, ErrInvalid)
 	}
 	return out, nil
 }

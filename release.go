@@ -115,8 +115,11 @@ func (p *Published) RollBack(by string, at time.Time) error {
 		p.GivenUp, p.Canary = p.Canary.Release, nil
 		return nil
 	}
+	if p.Current == "" {
+		return fmt.Errorf("role %s: nothing is published, so there is nothing to roll back; dsas image ls %s lists its releases: %w", p.Role, p.Role, ErrConflict)
+	}
 	if len(p.Before) == 0 {
-		return fmt.Errorf("role %s: no release was published before the current one: %w", p.Role, ErrConflict)
+		return fmt.Errorf("role %s: no release was published before the current one, so there is none to go back to; dsas image ls %s lists those that dsas image publish can take: %w", p.Role, p.Role, ErrConflict)
 	}
 	last := len(p.Before) - 1
 	p.Current, p.Since, p.By, p.Canary = p.Before[last], at, by, nil

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"dsas"
 )
 
 // installScript runs as the first process of its own mounts, processes and
@@ -104,7 +106,7 @@ func downloadPackages(ctx context.Context, opt *Options, a *apt, b *base, packag
 	if _, ok := cachedLayer(opt, "packages", packagesID(b, packages, remove, r)); ok {
 		return false, nil
 	}
-	opt.say("downloading %d packages", len(r.news))
+	opt.say("downloading %s", dsas.Count(len(r.news), "package"))
 	args := append([]string{"install", "--download-only", "--no-install-recommends",
 		"-o", "Dir::State::status=" + filepath.Join(b.root, "var/lib/dpkg/status"), "-o", "Debug::NoLocking=true", "-o", statusFD}, packages...)
 	run, err := runApt(opt, a.command(ctx, "apt-get", args...))
@@ -142,7 +144,7 @@ func packagesLayer(ctx context.Context, opt *Options, a *apt, b *base, packed fu
 	if l, ok := cachedLayer(opt, "packages", id); ok {
 		return l, nil
 	}
-	opt.say("installing %d packages", len(news))
+	opt.say("installing %s", dsas.Count(len(news), "package"))
 	dirs, err := overlayFolders(opt, "root", "upper", "overlay")
 	if err != nil {
 		return nil, err

@@ -15,6 +15,9 @@ import (
 // servicePath is the PATH that services get on a node.
 var servicePath = []string{"usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin"}
 
+// RunMissing is the rule that a service without a run file breaks.
+const RunMissing = "run-missing"
+
 // madeOnNode are folders whose content is not in an image.
 var madeOnNode = []string{"/run", "/tmp", "/proc", "/sys", "/dev", "/var/run"}
 
@@ -27,7 +30,7 @@ func checkServices(role dsas.Role, files roleFiles, tree *merged) []Finding {
 	for _, s := range role.Services {
 		dir := path.Join("etc/dsas/services", s.Name)
 		if !slices.ContainsFunc(files, func(f roleFile) bool { return f.Path == dir+"/run" }) {
-			c.bad("services/"+s.Name+"/run", 0, "run-missing", "service "+s.Name+" has no run", "write a script that ends in exec of the program in the foreground")
+			c.bad("services/"+s.Name+"/run", 0, RunMissing, "service "+s.Name+" has no run", "write a script that ends in exec of the program in the foreground")
 		}
 	}
 	for _, f := range files {

@@ -228,7 +228,8 @@ func (s *Set) names() []string {
 func (s *Set) Get(name string) (Definition, error) {
 	d, ok := s.defs[name]
 	if !ok {
-		return Definition{}, fmt.Errorf("role %q: there are %s: %w", name, strings.Join(s.names(), ", "), dsas.ErrNotFound)
+		known := s.names()
+		return Definition{}, fmt.Errorf("role %q: does not exist%s; there are: %s: %w", name, dsas.DidYouMean(name, known), strings.Join(known, ", "), dsas.ErrNotFound)
 	}
 	return d, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"dsas"
 	"dsas/imagebuild"
@@ -68,6 +69,9 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 		}
 		defs = append(defs, def)
 	}
+	if err := makeImages(cfg); err != nil {
+		return out, err
+	}
 	store, letGo, err := holdImages(ctx, cfg, req.say)
 	if err != nil {
 		return out, err
@@ -126,15 +130,34 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	return out, nil
 }
 
+// makeImages makes the image store where there is none yet: for who puts the first
+// release into it.
+func makeImages(cfg config) error {
+	_, err := blobs.Open(cfg.path("images"))
+	return err
+}
+
+// openImages opens an image store that is there. Of a slip in --state nothing is
+// made.
+func openImages(cfg config) (*blobs.Store, error) {
+	dir := cfg.path("images")
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("there is no image store %s: name the server's state folder with --state (DSAS_STATE); the first dsas image build makes one: %w", dir, dsas.ErrNotFound)
+	}
+	return blobs.Open(dir)
+}
+
 // holdImages opens the image store, and keeps dsas image gc from removing anything
 // until letGo is called: for who puts releases into it, of which what is there
 // already, or comes first, may belong to no release now; and for who reads a
 // release that nobody may be using. It needs no right to write there.
 func holdImages(ctx context.Context, cfg config, say func(string)) (store *blobs.Store, letGo func(), err error) {
-	if store, err = blobs.Open(cfg.path("images")); err != nil {
+	if store, err = openImages(cfg); err != nil {
 		return nil, nil, err
 	}
-	letGo, err = store.Hold(ctx, func() { say("waiting for dsas image gc") })
+	letGo, err = store.Hold(ctx, func(users []string) {
+		say(clean(strings.TrimSuffix("waiting for dsas image gc: "+strings.Join(users, ", "), ": ")))
+	})
 	return store, letGo, err
 }
 

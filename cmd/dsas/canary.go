@@ -60,7 +60,7 @@ func (f *canaryFlags) start(ctx context.Context, a *app, c *client.Client, relea
 	if req.Percent == 0 {
 		views, err := a.nodes(ctx, c, f.Canary)
 		if err != nil {
-			return err
+			return fmt.Errorf("--canary: %w", err)
 		}
 		req.Nodes = namesOf(views)
 	}
@@ -76,14 +76,10 @@ func (f *canaryFlags) start(ctx context.Context, a *app, c *client.Client, relea
 		return fmt.Errorf("role %s: the server knows no canaries, and has published release %s for all: it is older than this program: %w", release.Role, release.Name(), dsas.ErrConflict)
 	}
 	if !a.JSON {
-		what := "try"
-		if dry {
-			what = "would try"
-		}
 		if before != nil && before.Release != release.ID {
 			a.printf("role %s: the canary that ran on %s ends with this\n", p.Role, clean(dsas.NodesText(before.Nodes)))
 		}
-		a.printf("role %s: %s %s release %s from their next boot on; all follow when these were ready with it\n", p.Role, clean(dsas.NodesText(p.Canary.Nodes)), what, release.Name())
+		a.printf("role %s: %s; all others follow when %s ready with it\n", p.Role, clean(p.Canary.Tries(release.Name(), dry)), dsas.Agree(len(p.Canary.Nodes), "it was", "these were"))
 	}
 	if f.Cycle && !dry {
 		views, err := a.nodes(ctx, c, p.Canary.Nodes)

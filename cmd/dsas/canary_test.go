@@ -29,6 +29,8 @@ func TestCanaryCommands(t *testing.T) {
 	if p := c.store.Published("web"); p.Canary != nil {
 		t.Errorf("a dry run began a canary: %+v", p.Canary)
 	}
+	c.wantLine(c.ok(words("image publish web:2 --canary w102 --dry-run")...), "w102 would try release web:2 from its next boot on", "when it was ready")
+	c.wantLine(c.ok(words("image publish web:2 --canary w102")...), "w102 tries release web:2 from its next boot on", "when it was ready")
 	out := c.ok(words("image publish web:2 --canary w[101,103] --cycle")...)
 	c.wantLine(out, "w101 w103 try release web:2 from their next boot on")
 	c.wantLine(out, "w103", "on")
@@ -162,7 +164,15 @@ func TestGCCommand(t *testing.T) {
 	c.wantLine(c.ok(gc("--keep", "1")...), "removed web:9")
 	c.wantLine(c.ok("image", "ls"), "web:7", "current")
 	// Another store than the server's, and no server.
-	c.fails(1, []string{"image", "gc", "--state", t.TempDir()}, "other releases", "--state")
+	other := t.TempDir()
+	c.fails(1, []string{"image", "gc", "--state", other}, "there is no image store", "--state")
+	if entries, err := os.ReadDir(other); err != nil || len(entries) > 0 {
+		t.Errorf("gc of a folder without a store made %v, %v", entries, err)
+	}
+	if err := os.Mkdir(filepath.Join(other, "images"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c.fails(1, []string{"image", "gc", "--state", other}, "other releases", "--state")
 	c.socket = filepath.Join(state, "none")
 	c.fails(1, gc(), "systemctl start dsas")
 }

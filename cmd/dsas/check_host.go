@@ -180,7 +180,7 @@ func (c *checker) permissions() {
 		good++
 	}
 	if good > 0 {
-		c.ok("secrets", "%d files, for their owner alone", good)
+		c.ok("secrets", "%s, for %s owner alone", dsas.Count(good, "file"), dsas.Agree(good, "its", "their"))
 	}
 	c.keys()
 	c.forServer()

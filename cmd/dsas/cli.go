@@ -28,7 +28,7 @@ type cli struct {
 	Site   siteCmd   `cmd:"" group:"Fleet:" help:"List, add, change, show and remove sites."`
 	Role   roleCmd   `cmd:"" group:"Fleet:" help:"List the roles."`
 	Loader loaderCmd `cmd:"" group:"Server:" help:"List the boot loaders, and fetch the optional ones."`
-	Image  imageCmd  `cmd:"" group:"Fleet:" help:"Build and list images."`
+	Image  imageCmd  `cmd:"" group:"Fleet:" help:"Build, publish, list and carry images."`
 	Kernel kernelCmd `cmd:"" group:"Fleet:" help:"Update and list the kernels that nodes boot."`
 
 	Explain explainCmd `cmd:"" group:"Look:" help:"Tell what a MAC would be given at each step of a boot, and why."`
@@ -108,13 +108,7 @@ func parse(parser *kong.Kong, args []string) (selected *kong.Context, helped boo
 	if err == nil {
 		return selected, false, nil
 	}
-	usage := usageError{err: err, command: "dsas"}
-	if p, ok := errors.AsType[*kong.ParseError](err); ok && p.Context != nil {
-		if node := p.Context.Selected(); node != nil {
-			usage.command = node.FullPath()
-		}
-	}
-	return nil, false, usage
+	return nil, false, usageOf(err)
 }
 
 // usageError: the command line itself is wrong. Exit status 2.
@@ -180,7 +174,7 @@ func report(err error, w io.Writer) int {
 }
 
 // saysAbsent: a message says by itself that something is not there.
-var saysAbsent = regexp.MustCompile(`\b(no|not|none|there (is|are))\b`)
+var saysAbsent = regexp.MustCompile(`\b(no|not|none|nothing|there (is|are))\b`)
 
 // message is err for a terminal: nothing in it can drive the terminal, and the
 // sentinel's word at its end, which is for programs, is left off where the rest

@@ -278,6 +278,20 @@ func TestNodeCommandsRefuse(t *testing.T) {
 		{2, "node add w103 --nope", []string{"--nope", "dsas node add --help"}},
 		{2, "noed ls", []string{"noed", "node"}},
 		{2, "events --limit 0", []string{"--limit"}},
+		{2, "events --limit x", []string{`--limit: "x": want a whole number`}},
+		{2, "node ls --role wbe", []string{`--role "wbe"`, `did you mean "web"?`, "db, lb, web"}},
+		{2, "node ls --role", []string{"--role: its value is missing; write --role=ROLE", "dsas node ls --help"}},
+		{2, "node ls --role --json", []string{"--role: its value is missing: --json is a flag"}},
+		{2, "image publish web --canary -5%", []string{"--canary: its value is missing: -5% begins with a dash", "--canary=-5%"}},
+		{2, "site add x --port 99999", []string{`--port: "99999": want a whole number from 0 to 65535`}},
+		{2, "node set w101 --role db --timeout x", []string{`--timeout: "x" is no duration`, "15m"}},
+		{2, "node set w101 --role db --cycle --timeout=-5s", []string{"--timeout -5s", "above 0"}},
+		{2, "power cycle w101 --wait ready --timeout=0s", []string{"--timeout 0s", "above 0"}},
+		{2, "node set w101 --wait soon", []string{`--wait: "soon": use ready`}},
+		{2, "image export web x --format zip", []string{`--format: "zip": use oci or docker`}},
+		{2, "image pin", []string{"missing: <release> <nodes> ..."}},
+		{2, "image", []string{"missing: what to do; there are: build, ls, show, publish, rollback, pin, unpin, gc"}},
+		{2, "lab link w101 -1 down", []string{"-1: it begins with a dash"}},
 		{1, "power off w[101-103]", []string{"w103", "not found"}},
 	} {
 		c.fails(f.code, words(f.args), f.words...)
@@ -287,6 +301,9 @@ func TestNodeCommandsRefuse(t *testing.T) {
 	}
 	if len(c.power.done) != 0 {
 		t.Errorf("power was used: %q", c.power.done)
+	}
+	for _, flag := range []string{"--role", "--address", "--loader", "--client-id"} {
+		c.fails(2, []string{"node", "set", "w101", flag, ""}, flag+": its value is empty", "none")
 	}
 	for _, name := range []string{"w101", "w102"} {
 		if n, _ := c.store.Node(t.Context(), name); n.Role != "web" {
@@ -503,7 +520,7 @@ func TestWait(t *testing.T) {
 
 	c.power.after = nil
 	r = c.runIn("", words("node set w101 --role db --wait ready --timeout 300ms")...)
-	c.failed(r, 3, []string{"node set --wait"}, "1 of 1 nodes failed: w101")
+	c.failed(r, 3, []string{"node set --wait"}, "1 of 1 node failed: w101")
 	c.wantLine(r.out, "w101: not ready within 300ms")
 	r = c.runIn("", words("power cycle w101 --wait ready --timeout 300ms --json")...)
 	var outcomes []powerOutcome
@@ -639,17 +656,63 @@ func TestImageCommands(t *testing.T) {
 	c.wantLine(c.ok("image", "ls", "web"), "web:2", "current")
 	c.wantLine(c.ok("role", "ls"), "web", "web:2", "shipped", "is web")
 	c.wantLine(c.ok("node", "ls"), "w101", "next web:2")
-	c.wantLine(c.ok(words("image pin web:1 w101")...), "w101", "web:1")
+	c.wantLine(c.ok(words("image pin web:1 w101")...), "w101 boots release web:1 from its next boot on")
 	c.wantLine(c.ok("node", "ls"), "w101", "next web:1")
 	c.wantLine(c.ok("image", "show", "web:1"), "pinned", "w101")
-	c.wantLine(c.ok("image", "unpin", "w101"), "w101", "follow")
+	c.wantLine(c.ok("image", "unpin", "w101", "--dry-run"), "w101 would follow its role again")
+	c.wantLine(c.ok("image", "unpin", "w101"), "w101 follows its role again")
+	c.wantLine(c.ok("image", "unpin", "w101"), "w101 is not pinned")
 	c.wantLine(c.ok("image", "rollback", "web"), "web:1")
-	c.fails(1, words("image rollback web"), "no release was published before")
+	c.fails(1, words("image rollback web"), "role web: no release was published before", "dsas image publish")
+	c.imageRefuses()
 	for _, args := range []string{"image ls", "image show web:1", "image publish web:2", "image rollback web", "image pin web:1 w101", "image unpin w101"} {
 		var v any
 		if out := c.ok(append(words(args), "--json")...); json.Unmarshal([]byte(out), &v) != nil || v == nil {
 			t.Errorf("dsas %s --json = %s", args, out)
 		}
+	}
+}
+
+// imageRefuses gives image commands names that are none, in a server with two
+// releases of web and the node w101.
+func (c *cliTest) imageRefuses() {
+	c.Helper()
+	c.ok(words("image publish web:2")...)
+	for _, f := range []struct {
+		code  int
+		args  []string
+		words []string
+	}{
+		{1, words("image ls wbe"), []string{`role "wbe"`, `did you mean "web"?`, "db, lb, web"}},
+		{1, words("image show wbe:1"), []string{`did you mean "web"?`}},
+		{1, words("image publish wbe"), []string{`did you mean "web"?`}},
+		{1, words("image pin wbe:1 w101"), []string{`did you mean "web"?`}},
+		{1, words("image rollback wbe"), []string{`role "wbe": does not exist`, `did you mean "web"?`}},
+		{1, words("image rollback web nope"), []string{`role "nope": does not exist`}},
+		{1, words("image rollback lb"), []string{"role lb: nothing is published"}},
+		{2, words("image rollback web:1"), []string{"name the role alone"}},
+		{2, []string{"image", "rollback", ""}, []string{`"" is no role's name`}},
+		{2, []string{"image", "show", ""}, []string{`release ""`, "web:7"}},
+		{2, []string{"image", "publish", ""}, []string{`release ""`, "web:7"}},
+		{2, []string{"image", "pin", "", "w101"}, []string{`release ""`, "web:7"}},
+		{2, words("image pin w101 web:1"), []string{"the release comes first", "dsas image pin web:1 w101"}},
+		{2, words("image pin w101 w[102-103] web:1"), []string{"dsas image pin web:1 w101 w[102-103]"}},
+		{2, words("image pin w101 web"), []string{"dsas image pin web w101"}},
+		{2, words("image pin web:1 web:2"), []string{"web:2 is no node"}},
+		{1, words("image pin web:1 w110"), []string{"node w110", `did you mean "w101"?`}},
+		{1, words("image pin web:9 w101"), []string{"no release web:9", "dsas image ls web"}},
+	} {
+		c.fails(f.code, f.args, f.words...)
+	}
+	if p := c.store.Published("web"); len(p.Before) != 1 {
+		c.Errorf("web after a roll-back of it and of what does not exist: %+v; want it as it was", p)
+	}
+	local := []string{"--state", filepath.Dir(c.socket), "--config", os.DevNull}
+	for _, args := range []string{"image diff wbe:1 web:1", "image diff wbe", "image export wbe x", "image sign wbe"} {
+		c.fails(1, append(words(args), local...), `did you mean "web"?`)
+	}
+	for _, args := range []string{"image build wbe", "image import wbe x"} {
+		c.fails(1, append(words(args), local...), `role "wbe": does not exist`, `did you mean "web"?`)
 	}
 }
 
@@ -662,6 +725,9 @@ func TestTokenCommands(t *testing.T) {
 	c.wantLine(c.ok("token", "ls"), "laptop", "never")
 	c.fails(1, words("token add laptop"), "exists")
 	c.fails(2, words("token rm laptop"), "--yes")
+	c.fails(1, words("token rm laptop lapto --yes"), `token "lapto"`, `did you mean "laptop"?`)
+	c.fails(1, []string{"token", "rm", "", "--dry-run"}, `token "": not found`)
+	c.wantLine(c.ok("token", "ls"), "laptop")
 	c.ok(words("token rm laptop --yes")...)
 	c.wantLine(c.ok("token", "ls"), "No tokens")
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"filippo.io/age"
+
+	"dsas"
 )
 
 type backupCmd struct {
@@ -40,6 +42,9 @@ Every night, with a name for each day of the month (/etc/cron.d/dsas-backup):
 
 // Run implements the command.
 func (c *backupCmd) Run(ctx context.Context, a *app) error {
+	if c.File == "" {
+		return usagef("the file's name is empty; name the file to write")
+	}
 	cfg, err := c.load()
 	if err != nil {
 		return err
@@ -81,7 +86,7 @@ func (c *backupCmd) Run(ctx context.Context, a *app) error {
 	if out.WithImages {
 		a.printf(" and images")
 	}
-	a.printf(", %d files, in %s\n", len(out.Files), time.Since(begin).Round(time.Millisecond))
+	a.printf(", %s, in %s\n", dsas.Count(len(out.Files), "file"), time.Since(begin).Round(time.Millisecond))
 	if len(to) == 0 {
 		a.printf("It holds the key to every secret: keep it as you keep root's password.\n")
 	}

@@ -13,8 +13,8 @@ import (
 type imageDiffCmd struct {
 	configFlags
 	All bool   `help:"List all files, however many."`
-	A   string `arg:"" help:"As web:6; alone: how it differs from what the role's nodes boot now."`
-	B   string `arg:"" optional:"" help:"As web:7."`
+	A   string `arg:"" name:"release" help:"As web:6; alone: how it differs from what the role's nodes boot now."`
+	B   string `arg:"" name:"other" optional:"" help:"As web:7."`
 }
 
 // Help gives the examples.
@@ -55,21 +55,14 @@ func (c *imageDiffCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	from, to := c.A, c.B
-	if to == "" {
-		ref, err := dsas.ParseReleaseRef(c.A)
-		if err != nil {
-			return usageError{err: err}
-		}
-		if from, err = a.currentRelease(ctx, ref); err != nil {
-			return err
-		}
-		to = c.A
+	first, err := releaseRef(c.A)
+	if err != nil {
+		return err
 	}
-	var refs [2]dsas.ReleaseRef
-	for i, name := range []string{from, to} {
-		if refs[i], err = dsas.ParseReleaseRef(name); err != nil {
-			return usageError{err: err}
+	second := first
+	if c.B != "" {
+		if second, err = releaseRef(c.B); err != nil {
+			return err
 		}
 	}
 	store, letGo, err := holdImages(ctx, cfg, func(line string) { fmt.Fprintln(a.stderr, line) })
@@ -77,11 +70,16 @@ func (c *imageDiffCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer letGo()
-	old, err := store.Find(refs[0])
+	now, err := store.Find(second)
 	if err != nil {
 		return err
 	}
-	now, err := store.Find(refs[1])
+	if c.B == "" {
+		if first, err = a.currentRelease(ctx, now.Role); err != nil {
+			return err
+		}
+	}
+	old, err := store.Find(first)
 	if err != nil {
 		return err
 	}
@@ -95,30 +93,23 @@ func (c *imageDiffCmd) Run(ctx context.Context, a *app) error {
 	return c.print(a, d)
 }
 
-// currentRelease asks the server what the nodes of a release's role boot now.
-func (a *app) currentRelease(ctx context.Context, ref dsas.ReleaseRef) (string, error) {
+// currentRelease asks the server what the nodes of a role boot now.
+func (a *app) currentRelease(ctx context.Context, role string) (dsas.ReleaseRef, error) {
 	const way = "name two releases to compare them without a server"
 	c, err := a.client()
 	if err != nil {
-		return "", err
-	}
-	if ref.Role == "" {
-		v, err := c.Release(ctx, ref.String())
-		if err != nil {
-			return "", fmt.Errorf("%w; %s", err, way)
-		}
-		ref.Role = v.Role
+		return dsas.ReleaseRef{}, err
 	}
 	list, err := c.Published(ctx)
 	if err != nil {
-		return "", fmt.Errorf("%w; %s", err, way)
+		return dsas.ReleaseRef{}, fmt.Errorf("%w; %s", err, way)
 	}
 	for _, p := range list {
-		if p.Role == ref.Role && p.Current != "" {
-			return string(p.Current), nil
+		if p.Role == role && p.Current != "" {
+			return dsas.ReleaseRef{ID: p.Current}, nil
 		}
 	}
-	return "", fmt.Errorf("nothing is published for role %s; %s: %w", ref.Role, way, dsas.ErrNotFound)
+	return dsas.ReleaseRef{}, fmt.Errorf("nothing is published for role %s; %s: %w", role, way, dsas.ErrNotFound)
 }
 
 // diffReleases reads two releases. A layer that both have is read once.

@@ -84,7 +84,7 @@ func (c *imageBuildCmd) Run(ctx context.Context, a *app) error {
 	}
 	a.printf("kernel     %s  %s, initramfs %s\n", out.Boot.Release, size(out.Boot.Kernel.Size), size(out.Boot.Initramfs.Size))
 	for _, rel := range out.Releases {
-		a.printf("%-10s %s  %d layers, %s\n", rel.Name(), rel.ID.Short(), len(rel.Manifest.Parts), size(rel.Manifest.Size()))
+		a.printf("%-10s %s  %s, %s\n", rel.Name(), rel.ID.Short(), dsas.Count(len(rel.Manifest.Parts), "layer"), size(rel.Manifest.Size()))
 		for _, r := range out.Reports {
 			if r.Role == rel.Role {
 				printReport(a, r)

@@ -41,6 +41,6 @@ func printReport(a *app, r imagebuild.Report) {
 		for _, p := range r.Privileged {
 			names = append(names, p.Path)
 		}
-		line("%d programs with rights of their own (setuid, setgid, capabilities): %s", len(names), strings.Join(names, " "))
+		line("%s with rights of %s own (setuid, setgid, capabilities): %s", dsas.Count(len(names), "program"), dsas.Agree(len(names), "its", "their"), strings.Join(names, " "))
 	}
 }

@@ -39,6 +39,17 @@ type labFlags struct {
 	Socket string `help:"The CLI's socket." default:"/run/dsas/dsas.sock" env:"DSAS_SOCKET" placeholder:"PATH"`
 }
 
+// check refuses what would only be found out after the minutes that images take.
+func (f *labFlags) check() error {
+	if f.State == "" {
+		return usagef("--state: its value is empty; name a folder, as build/lab")
+	}
+	if err := checkListen(f.Listen, "127.0.0.1:8443"); err != nil {
+		return usagef("--listen %q: %w", f.Listen, err)
+	}
+	return rackDown(lab.DefaultRunDir)
+}
+
 type labRunCmd struct {
 	labFlags
 	LogLevel string `help:"debug, info, warn or error." default:"warn" enum:"debug,info,warn,error" env:"DSAS_LOG_LEVEL"`
@@ -46,6 +57,9 @@ type labRunCmd struct {
 
 // Run implements the command.
 func (c *labRunCmd) Run(ctx context.Context, a *app) error {
+	if err := c.check(); err != nil {
+		return err
+	}
 	log, err := newLog(a.stderr, c.LogLevel, false)
 	if err != nil {
 		return err
@@ -60,8 +74,8 @@ type labUpCmd struct{ labFlags }
 
 // Run implements the command.
 func (c *labUpCmd) Run(ctx context.Context, a *app) error {
-	if st, err := lab.ReadState(lab.DefaultRunDir, labName); err == nil && st.Alive {
-		return fmt.Errorf("the rack is up already (process %d); see dsas lab status: %w", st.Owner.PID, dsas.ErrConflict)
+	if err := c.check(); err != nil {
+		return err
 	}
 	if err := socketFree(c.Socket); err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,7 +10,6 @@ import (
 
 	"dsas"
 	"dsas/internal/signing"
-	"dsas/server/blobs"
 )
 
 type imageSignCmd struct {
@@ -52,22 +52,9 @@ func (c *imageSignCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer letGo()
-	var signers []signing.Signer
-	if c.Key != "" {
-		s, err := signing.ReadSigner(c.Key)
-		if err != nil {
-			return err
-		}
-		signers = append(signers, s)
-	} else if signers, err = cfg.signingFolder().Signers(); err != nil {
-		return err
-	}
-	if len(signers) == 0 {
-		return fmt.Errorf("no private key is in %s: name one with --key FILE, or make one: dsas image key new: %w", cfg.Keys, dsas.ErrNotFound)
-	}
 	var ids []dsas.Digest
 	for _, name := range c.Releases {
-		ref, err := dsas.ParseReleaseRef(name)
+		ref, err := releaseRef(name)
 		if err != nil {
 			return err
 		}
@@ -85,6 +72,19 @@ func (c *imageSignCmd) Run(ctx context.Context, a *app) error {
 		for _, r := range list {
 			ids = append(ids, r.ID)
 		}
+	}
+	var signers []signing.Signer
+	if c.Key != "" {
+		s, err := signing.ReadSigner(c.Key)
+		if err != nil {
+			return err
+		}
+		signers = append(signers, s)
+	} else if signers, err = cfg.signingFolder().Signers(); err != nil {
+		return err
+	}
+	if len(signers) == 0 {
+		return fmt.Errorf("no private key is in %s: name one with --key FILE, or make one: dsas image key new: %w", cfg.Keys, dsas.ErrNotFound)
 	}
 	out := []signed{}
 	for _, id := range ids {
@@ -150,12 +150,12 @@ func keyViews(cfg config) ([]keyView, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := blobs.Open(cfg.path("images"))
-	if err != nil {
-		return nil, err
+	var rels []dsas.Release
+	store, err := openImages(cfg)
+	if err == nil {
+		rels, err = store.Releases()
 	}
-	rels, err := store.Releases()
-	if err != nil {
+	if err != nil && !errors.Is(err, dsas.ErrNotFound) { // before the first build there is none
 		return nil, err
 	}
 	out := []keyView{}

@@ -80,6 +80,12 @@ func (c *labStormCmd) Run(ctx context.Context, a *app) error {
 	if c.Strangers < 0 || c.Strangers > maxStorm || c.Kill < 0 {
 		return usagef("--strangers and --kill: use 0 or more, strangers at most %d", maxStorm)
 	}
+	if err := checkTimeout(c.Timeout); err != nil {
+		return err
+	}
+	if c.Over < 0 || c.Hold < 0 {
+		return usagef("--over and --hold: give a time, as 10s, or 0s")
+	}
 	if _, err := parseRate(c.Rate); err != nil {
 		return err
 	}
@@ -113,7 +119,7 @@ func (c *labStormCmd) Run(ctx context.Context, a *app) error {
 		err = errors.Join(err, rep.Write(a.stdout))
 	}
 	if err == nil && len(rep.Failed) > 0 {
-		err = fmt.Errorf("%d of %d nodes did not become ready", len(rep.Failed), rep.Nodes+rep.Strangers)
+		err = fmt.Errorf("%d of %s did not become ready", len(rep.Failed), dsas.Count(rep.Nodes+rep.Strangers, "node"))
 	}
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ type imageImportCmd struct {
 	configFlags
 	Kernel    string `help:"Boot it with this kernel and initramfs: a kernel release that a release here has, or a release, as web:7." placeholder:"RELEASE"`
 	NoPublish bool   `help:"Leave nodes with what they boot; publish later with dsas image publish."`
+	Publish   bool   `help:"Publish it also where the checks find that services of the role cannot start."`
 	Files     bool   `help:"Put the role's own files and services over it, as a build does."`
 	Trust     bool   `help:"Take the templates and services of the release that it is, which this server renders; else those of the role here." name:"trust-definition"`
 	Insecure  bool   `help:"Speak plain HTTP to the registry."`
@@ -40,9 +40,12 @@ theirs.
 It boots with the kernel and initramfs of the role's last release, or --kernel's;
 modules of that kernel are added if it has none. What dsas image export wrote
 comes back as the very same release, with its own, on the machine that wrote it; on
-another with --trust-definition. Secrets are refused as in a
-build. The role's services need their run files in the image, in
-/etc/dsas/services: an image of others gets them with --files.
+another with --trust-definition. Secrets are refused as in a build.
+
+The role's services need their run files in the image, in /etc/dsas/services, and
+the programs that these end in: an image of others gets the run files with
+--files. One with which a service could not start is imported and not published,
+with exit status 1, unless --publish is given.
 
   dsas image import web registry://registry.example/web:stable
   dsas image import web nginx.tar --files --no-publish
@@ -51,6 +54,12 @@ build. The role's services need their run files in the image, in
 
 // Run implements the command.
 func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
+	if c.Source == "" {
+		return usagef("the image's place is empty; give a folder or file, or registry://HOST/NAME:TAG")
+	}
+	if c.Publish && c.NoPublish {
+		return usagef("--publish and --no-publish exclude each other")
+	}
 	cfg, err := c.load()
 	if err != nil {
 		return err
@@ -68,6 +77,9 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
+	if err := makeImages(cfg); err != nil {
+		return err
+	}
 	store, letGo, err := holdImages(ctx, cfg, say)
 	if err != nil {
 		return err
@@ -109,31 +121,62 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 			return err
 		}
 	}
-	out, err := im.Run(ctx)
+	made, err := im.Run(ctx)
 	if err != nil {
 		return err
 	}
-	for _, s := range def.Role.Services {
-		if c.Files {
-			if _, err := fs.Stat(def.FS, "services/"+s.Name+"/run"); err == nil && !slices.Contains(out.Services, s.Name) {
-				out.Services = append(out.Services, s.Name)
-			}
-		}
-		if !slices.Contains(out.Services, s.Name) {
-			out.Warnings = append(out.Warnings, fmt.Sprintf("it has no /etc/dsas/services/%s/run that can be executed, and role %s wants that service: nodes would report failed (--files puts the role's over it)", s.Name, c.Role))
-		}
+	out := imported{Imported: made}
+	role := roleOf(def, out.Release)
+	found, err := imagebuild.CheckServices(ctx, store, role, out.Release.Manifest.Parts)
+	if err != nil {
+		return err
 	}
+	out.note(role, found)
 	signed := []dsas.Release{out.Release}
 	if err := signBuilt(ctx, store, keys, signers, signed, say); err != nil {
 		return err
 	}
 	out.Release = signed[0]
-	if !c.NoPublish {
+	out.Published = !c.NoPublish && (len(found) == 0 || c.Publish)
+	if out.Published {
 		if err := store.Propose(out.Release.ID); err != nil {
 			return err
 		}
 		a.syncReleases(ctx)
 	}
+	if err := out.print(a); err != nil {
+		return err
+	}
+	if out.Published || c.NoPublish {
+		return nil
+	}
+	return c.unpublished(out.Release)
+}
+
+// imported is what image import tells programs.
+type imported struct {
+	transfer.Imported
+	Published bool `json:"published"` // nodes are to boot it from now on
+}
+
+// note adds what the checks found in it, and which of the role's services have a
+// run file, the role's own put over it included.
+func (out *imported) note(role dsas.Role, found []imagebuild.Finding) {
+	missing := map[string]bool{}
+	for _, f := range found {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%s: %s: nodes would report failed", f.Path, f.Reason))
+		missing[f.Path] = missing[f.Path] || f.Rule == imagebuild.RunMissing
+	}
+	services := append([]string{}, out.Services...)
+	for _, s := range role.Services {
+		if !missing["/etc/dsas/services/"+s.Name+"/run"] && !slices.Contains(services, s.Name) {
+			services = append(services, s.Name)
+		}
+	}
+	out.Services = services
+}
+
+func (out *imported) print(a *app) error {
 	if a.JSON {
 		return a.writeJSON(out)
 	}
@@ -145,8 +188,29 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	if out.Same {
 		what = "was here already"
 	}
-	a.printf("%-10s %s  %d layers, %s, kernel %s, %s\n", r.Name(), r.ID.Short(), len(r.Manifest.Parts), size(r.Manifest.Size()), clean(r.Boot.Release), what)
+	a.printf("%-10s %s  %s, %s, kernel %s, %s\n", r.Name(), r.ID.Short(), dsas.Count(len(r.Manifest.Parts), "layer"), size(r.Manifest.Size()), clean(r.Boot.Release), what)
 	return nil
+}
+
+// unpublished is the error of a release whose services could not start.
+func (c *imageImportCmd) unpublished(r dsas.Release) error {
+	files := "; import it with --files to put the role's own services over it"
+	if c.Files {
+		files = ""
+	}
+	return fmt.Errorf("release %s is imported and not published: services of role %s could not start with it (see the warnings)%s; to try it on a node: dsas image publish %s --canary NODE; to publish it all the same: dsas image publish %s: %w",
+		r.Name(), r.Role, files, r.Name(), r.Name(), dsas.ErrConflict)
+}
+
+// roleOf is the role as a release's nodes have it: of the definition that goes
+// with the release, else the one here.
+func roleOf(def roles.Definition, r dsas.Release) dsas.Role {
+	if len(r.Definition) > 0 {
+		if own, err := roles.Thaw(r.Definition, string(r.ID)); err == nil {
+			return own.Role
+		}
+	}
+	return def.Role
 }
 
 // takes tells whether the definition that a release comes with may be rendered
@@ -206,6 +270,7 @@ func findBoot(store *blobs.Store, name string) (*dsas.BootSet, error) {
 type imageExportCmd struct {
 	configFlags
 	Format   string `help:"Of a file: oci, or docker for docker load and podman load." enum:"oci,docker" default:"oci"`
+	Force    bool   `help:"Replace the file if it is there."`
 	Insecure bool   `help:"Speak plain HTTP to the registry."`
 	Release  string `arg:"" help:"As web:7, or web for its newest."`
 	Dest     string `arg:"" help:"Folder, FILE.tar, registry://HOST/NAME[:TAG], or registry for the one that nodes fetch from."`
@@ -215,7 +280,8 @@ type imageExportCmd struct {
 func (*imageExportCmd) Help() string {
 	return `Writes a release with its kernel and initramfs as an OCI layout, into a folder
 (one that has a layout already is added to) or a file whose name ends in .tar, or
-pushes it to a registry; the kernel stands there under the tag TAG-boot. dsas
+pushes it to a registry; the kernel stands there under the tag TAG-boot. A file
+is there whole or not at all, and replaces one that is there only with --force. dsas
 image import takes it back as the same release. --format docker writes the image
 alone, for docker load and podman load.
 
@@ -234,10 +300,13 @@ func (c *imageExportCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	if c.Dest == "" {
+		return usagef("the place to export to is empty; give a folder, FILE.tar or a registry")
+	}
 	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
-	ref, err := dsas.ParseReleaseRef(c.Release)
+	ref, err := releaseRef(c.Release)
 	if err != nil {
-		return usageError{err: err}
+		return err
 	}
 	store, letGo, err := holdImages(ctx, cfg, say)
 	if err != nil {
@@ -249,7 +318,7 @@ func (c *imageExportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	ex := transfer.Export{
-		Store: store, Release: *r, Dest: c.Dest, Format: c.Format, Registry: transfer.Registry{Insecure: c.Insecure},
+		Store: store, Release: *r, Dest: c.Dest, Format: c.Format, Force: c.Force, Registry: transfer.Registry{Insecure: c.Insecure},
 		Progress: say,
 	}
 	if c.Dest == "registry" {

@@ -51,9 +51,9 @@ func (cmd *imageEditCmd) Run(ctx context.Context, a *app) error {
 	if len(cmd.Command) > 0 && cmd.Command[0] == "--" {
 		cmd.Command = cmd.Command[1:]
 	}
-	ref, err := dsas.ParseReleaseRef(cmd.Release)
+	ref, err := releaseRef(cmd.Release)
 	if err != nil {
-		return usageError{err: err}
+		return err
 	}
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("edit %s: a role's tree has files of many owners: run it with sudo: %w", cmd.Release, dsas.ErrDenied)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"dsas"
 	"dsas/client"
@@ -15,8 +16,9 @@ import (
 
 type imageGCCmd struct {
 	configFlags
-	Keep   int  `help:"How many of each role's newest releases, and of those that roll-backs go to, stay in any case." default:"3"`
-	DryRun bool `help:"Only say what would be done."`
+	Keep   int           `help:"How many of each role's newest releases, and of those that roll-backs go to, stay in any case." default:"3"`
+	Wait   time.Duration `help:"How long to wait for commands that read or fill the store; nothing is removed if they take longer." default:"10m"`
+	DryRun bool          `help:"Only say what would be done."`
 }
 
 // Help tells what stays.
@@ -24,7 +26,8 @@ func (*imageGCCmd) Help() string {
 	return `Removes releases from the image store, and everything in it that belongs to no
 release and is older than an hour; also what killed commands left in the cache
 folder. On the server, as root, while dsas serve runs. It waits for commands that
-read or fill the store, and names them.
+read or fill the store, and names them; what is not free within --wait ends it with
+nothing removed.
 
 A release stays if a node runs it, is booting with it or is pinned to it, if it
 is current, a canary or what a build proposed last, if one of the last N
@@ -33,7 +36,7 @@ roll-backs would go to it, or if it is among the last N of its role.
 Examples:
 
     dsas image gc --dry-run
-    dsas image gc --keep 10`
+    dsas image gc --keep 10 --wait 1h`
 }
 
 // Run implements the command.
@@ -41,12 +44,15 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	if cmd.Keep < 1 {
 		return usagef("--keep %d: at least one release of each role stays", cmd.Keep)
 	}
+	if cmd.Wait < time.Second {
+		return usagef("--wait %s: give 1s or more, as 10m", cmd.Wait)
+	}
 	cfg, err := cmd.load()
 	if err != nil {
 		return err
 	}
 	cfg.setDefaults()
-	store, err := blobs.Open(cfg.path("images"))
+	store, err := openImages(cfg)
 	if err != nil {
 		return err
 	}
@@ -57,6 +63,7 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	asked := false
 	done, err := store.GC(ctx, blobs.GC{
 		DryRun:  cmd.DryRun,
+		Wait:    cmd.Wait,
 		Waiting: func(users []string) { fmt.Fprintln(a.stderr, gcWaits(users)) },
 		Unused: func(ctx context.Context, all []dsas.Release) ([]dsas.Digest, error) {
 			if !asked {
@@ -95,9 +102,9 @@ func (cmd *imageGCCmd) Run(ctx context.Context, a *app) error {
 	if len(done.Releases) > 0 {
 		a.printf("%s %s\n", removed, strings.Join(done.Releases, " "))
 	}
-	a.printf("%s %s in %d files", freed, size(done.Bytes), done.Blobs)
-	if done.Young > 0 {
-		a.printf("; %d that belong to no release are newer than an hour and stay", done.Young)
+	a.printf("%s %s in %s", freed, size(done.Bytes), dsas.Count(done.Blobs, "file"))
+	if n := done.Young; n > 0 {
+		a.printf("; %d that %s to no release %s newer than an hour and %s", n, dsas.Agree(n, "belongs", "belong"), dsas.Agree(n, "is", "are"), dsas.Agree(n, "stays", "stay"))
 	}
 	a.printf("\n")
 	return nil

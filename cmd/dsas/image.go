@@ -100,6 +100,9 @@ type imageShowCmd struct {
 }
 
 func (cmd *imageShowCmd) Run(ctx context.Context, a *app) error {
+	if _, err := releaseRef(cmd.Release); err != nil {
+		return err
+	}
 	c, err := a.client()
 	if err != nil {
 		return err
@@ -171,11 +174,14 @@ Examples:
 }
 
 func (cmd *imagePublishCmd) Run(ctx context.Context, a *app) error {
-	c, err := a.client()
-	if err != nil {
+	if _, err := releaseRef(cmd.Release); err != nil {
 		return err
 	}
 	if err := cmd.check(); err != nil {
+		return err
+	}
+	c, err := a.client()
+	if err != nil {
 		return err
 	}
 	v, err := c.Release(ctx, cmd.Release) // its role, and what "web" stands for
@@ -221,9 +227,21 @@ Examples:
 }
 
 func (cmd *imageRollbackCmd) Run(ctx context.Context, a *app) error {
+	for _, role := range cmd.Roles {
+		if err := dsas.CheckName("role", role); err != nil {
+			return usagef("%q is no role's name; name the role alone, as web", role)
+		}
+	}
 	c, err := a.client()
 	if err != nil {
 		return err
+	}
+	if len(cmd.Roles) > 1 && !cmd.DryRun { // what one of them has against it is told before another is changed
+		for _, role := range cmd.Roles {
+			if _, err := c.RollBack(ctx, role, true); err != nil {
+				return err
+			}
+		}
 	}
 	var done []dsas.Published
 	for _, role := range cmd.Roles {
@@ -256,57 +274,11 @@ func (cmd *imageRollbackCmd) Run(ctx context.Context, a *app) error {
 	return nil
 }
 
-type imagePinCmd struct {
-	Release string   `arg:"" help:"As web:7."`
-	Nodes   []string `arg:"" help:"Nodes of that role."`
-	DryRun  bool     `help:"Check everything and only say what would be done."`
-}
-
-func (*imagePinCmd) Help() string {
-	return `A change of the node's role ends the pin.
-
-Examples:
-
-    dsas image pin web:6 w101 w[110-119]
-    dsas image unpin w101`
-}
-
-func (cmd *imagePinCmd) Run(ctx context.Context, a *app) error {
-	return setRelease(ctx, a, cmd.Nodes, cmd.Release, cmd.DryRun)
-}
-
-type imageUnpinCmd struct {
-	Nodes  []string `arg:"" help:"Nodes that are to follow their role."`
-	DryRun bool     `help:"Check everything and only say what would be done."`
-}
-
-func (cmd *imageUnpinCmd) Run(ctx context.Context, a *app) error {
-	return setRelease(ctx, a, cmd.Nodes, "", cmd.DryRun)
-}
-
-// setRelease pins nodes to a release, or with "" has them follow their role.
-func setRelease(ctx context.Context, a *app, nodes []string, release string, dry bool) error {
-	c, err := a.client()
+// releaseRef reads a release's name from the command line.
+func releaseRef(name string) (dsas.ReleaseRef, error) {
+	ref, err := dsas.ParseReleaseRef(name)
 	if err != nil {
-		return err
+		return ref, usageError{err: err}
 	}
-	views, err := a.nodes(ctx, c, nodes)
-	if err != nil {
-		return err
-	}
-	patch, what := map[string]any{"release": nil}, "follow their role"
-	if release != "" {
-		patch["release"], what = release, "boot release "+clean(release)+", whatever is published"
-	}
-	changed, err := c.ChangeNodes(ctx, namesOf(views), patch, dry)
-	if err != nil {
-		return err
-	}
-	if a.JSON {
-		return a.writeJSON(changed)
-	}
-	if dry {
-		what = "would " + what
-	}
-	return a.done(namesOf(views), what)
+	return ref, nil
 }

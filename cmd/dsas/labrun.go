@@ -57,14 +57,21 @@ func runLab(ctx context.Context, req labRequest) error {
 		return err
 	}
 	say := func(format string, a ...any) { fmt.Fprintf(req.Out, format+"\n", a...) }
-	keys, err := labKeys(state)
-	if err != nil {
-		return err
-	}
+	keys := labKey(state)
 	cfg := config{
 		State: state, Keys: filepath.Join(state, "keys"), Roles: filepath.Join(state, "roles"), Listen: req.Listen, Socket: req.Socket, Netns: labName, Interfaces: []string{"core"}, AuthorizedKeys: keys + ".pub",
 		Bond: bondConfig{Options: "mode=active-backup arp_interval=500 arp_ip_target=10.77.0.1"}, Heartbeat: 5 * time.Second,
 		Variables: map[string]string{"LVSADDRESS": "10.77.0.1"},
+	}
+	cfg.setDefaults()
+	if err := cfg.check(); err != nil {
+		return err
+	}
+	if err := listenFree(cfg.Listen); err != nil {
+		return err
+	}
+	if err := makeLabKeys(state); err != nil {
+		return err
 	}
 	begin := time.Now()
 	say("building images (the first time takes some minutes) ...")
@@ -107,29 +114,47 @@ func runLab(ctx context.Context, req labRequest) error {
 	return err
 }
 
-// labKeys makes the operator's SSH key for the rack.
-func labKeys(state string) (path string, err error) {
-	path = filepath.Join(state, "operator")
+// rackDown refuses to start a rack where one is up.
+func rackDown(runDir string) error {
+	st, err := lab.ReadState(runDir, labName)
+	if err != nil || !st.Alive { // what a dead one left is cleaned up by the next
+		return nil
+	}
+	return fmt.Errorf("the rack is up already (process %d); stop it with: dsas lab down; dsas lab status tells what runs: %w", st.Owner.PID, dsas.ErrConflict)
+}
+
+// labKey is the file of the operator's SSH key for the rack.
+func labKey(state string) string { return filepath.Join(state, "operator") }
+
+// makeLabKeys makes that key, unless it is there.
+func makeLabKeys(state string) error {
+	fail := func(err error) error { return fmt.Errorf("make operator's key: %w", err) }
+	path := labKey(state)
 	if isFile(path) && isFile(path+".pub") {
-		return path, nil
+		return nil
 	}
 	pub, priv, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		return "", fmt.Errorf("make operator's key: %w", err)
+		return fail(err)
 	}
 	block, err := ssh.MarshalPrivateKey(priv, "dsas lab")
 	if err != nil {
-		return "", fmt.Errorf("make operator's key: %w", err)
+		return fail(err)
 	}
 	line, err := ssh.NewPublicKey(pub)
 	if err != nil {
-		return "", fmt.Errorf("make operator's key: %w", err)
+		return fail(err)
 	}
-	if err := errors.Join(os.MkdirAll(state, 0o755), os.WriteFile(path, pem.EncodeToMemory(block), 0o600),
-		os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(line), 0o644)); err != nil {
-		return "", fmt.Errorf("make operator's key: %w", err)
+	if err := os.MkdirAll(state, 0o755); err != nil {
+		return fail(err)
 	}
-	return path, nil
+	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+		return fail(err)
+	}
+	if err := os.WriteFile(path+".pub", ssh.MarshalAuthorizedKey(line), 0o644); err != nil {
+		return fail(err)
+	}
+	return nil
 }
 
 func isFile(p string) bool {

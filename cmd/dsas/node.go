@@ -50,6 +50,11 @@ func (cmd *nodeLsCmd) Run(ctx context.Context, a *app) error {
 	views = slices.DeleteFunc(views, func(v dsas.NodeView) bool {
 		return cmd.Role != "" && v.Node.Role != cmd.Role || cmd.Phase != "" && string(v.Status.Phase) != cmd.Phase
 	})
+	if len(views) == 0 && cmd.Role != "" {
+		if err := checkRoleName(ctx, c, cmd.Role); err != nil {
+			return err
+		}
+	}
 	if cmd.Names {
 		for _, n := range namesOf(views) {
 			a.printf("%s\n", clean(n))
@@ -69,6 +74,22 @@ func (cmd *nodeLsCmd) Run(ctx context.Context, a *app) error {
 		return a.table(t, "No node is so.")
 	}
 	return a.table(t, "No nodes. Add one with: dsas node add NAME --mac MAC --role ROLE")
+}
+
+// checkRoleName refuses a role that there is not, by which nodes are looked for.
+func checkRoleName(ctx context.Context, c *client.Client, role string) error {
+	list, err := c.Roles(ctx)
+	if err != nil {
+		return err
+	}
+	var known []string
+	for _, v := range list {
+		known = append(known, v.Role.Name)
+	}
+	if slices.Contains(known, role) {
+		return nil
+	}
+	return usagef("--role %q: there is no such role%s; there are: %s", role, dsas.DidYouMean(role, known), strings.Join(known, ", "))
 }
 
 // roleText is the assigned role, and the one that runs where it is another.

@@ -32,6 +32,12 @@ const none = "none"
 
 // patch turns the flags into a merge patch of a dsas.Node.
 func (f *nodeFields) patch(a *app) (map[string]any, error) {
+	for name, v := range map[string]*string{"role": f.Role, "address": f.Address, "client-id": f.ClientID, "loader": f.Loader} {
+		// More likely a variable of a script that is not set than a wish.
+		if v != nil && *v == "" {
+			return nil, usagef("--%s: its value is empty; leave it out, or give none to take away what there is", name)
+		}
+	}
 	p := map[string]any{}
 	if len(f.MAC) > 0 {
 		var nics []dsas.NIC

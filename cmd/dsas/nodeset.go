@@ -36,6 +36,9 @@ Examples:
 }
 
 func (cmd *nodeSetCmd) Run(ctx context.Context, a *app) error {
+	if err := checkTimeout(cmd.Timeout); err != nil {
+		return err
+	}
 	c, err := a.client()
 	if err != nil {
 		return err

@@ -153,6 +153,15 @@ func socketFree(path string) error {
 	return fmt.Errorf("a dsas serve answers on %s already; choose another with --socket: %w", path, dsas.ErrConflict)
 }
 
+// listenFree refuses an address that cannot be listened on now.
+func listenFree(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("operators' listener: %w; another address with --listen", err)
+	}
+	return l.Close()
+}
+
 // listenSocket opens the CLI's socket, for its owner and, where one is named,
 // for the members of group: connecting takes the right to write. A socket that a
 // killed server left behind is replaced; one that answers is not.
@@ -184,19 +193,28 @@ func shareSocket(path, group string) error {
 	if group == "" {
 		return os.Chmod(path, 0o600)
 	}
-	g, err := user.LookupGroup(group)
+	gid, err := groupID(group)
 	if err != nil {
-		return fmt.Errorf("group %s: %w; make it with `groupadd --system %s`, or leave socketGroup out", group, err, group)
-	}
-	gid, err := strconv.Atoi(g.Gid)
-	if err != nil {
-		return fmt.Errorf("group %s: %w", group, err)
+		return err
 	}
 	// The group first: until then the mode lets nobody else write.
 	if err := os.Chown(path, -1, gid); err != nil {
 		return fmt.Errorf("give it to group %s, of which the server's user must be a member: %w", group, err)
 	}
 	return os.Chmod(path, 0o660)
+}
+
+// groupID gives a group's number.
+func groupID(group string) (int, error) {
+	g, err := user.LookupGroup(group)
+	if err != nil {
+		return 0, fmt.Errorf("group %s: %w; make it with `groupadd --system %s`, or leave socketGroup out", group, err, group)
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return 0, fmt.Errorf("group %s: %w", group, err)
+	}
+	return gid, nil
 }
 
 // listenOperators opens the TCP listener: plain HTTP on loopback, else TLS.

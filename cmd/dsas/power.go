@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -63,6 +64,9 @@ func (cmd *powerStatusCmd) Run(ctx context.Context, a *app) error {
 }
 
 func (cmd *powerCycleCmd) Run(ctx context.Context, a *app) error {
+	if err := checkTimeout(cmd.Timeout); err != nil {
+		return err
+	}
 	return powerNow(ctx, a, dsas.PowerCycle, cmd.Nodes, cmd.DryRun, powerRun{wait: cmd.Wait != "", timeout: cmd.Timeout})
 }
 
@@ -175,7 +179,7 @@ func (p *powerRun) waitOnly(ctx context.Context, a *app, c *client.Client) error
 }
 
 func failedText(bad []string, all int) string {
-	return fmt.Sprintf("%d of %d nodes failed: %s", len(bad), all, nodesText(bad))
+	return fmt.Sprintf("%d of %s failed: %s", len(bad), dsas.Count(all, "node"), nodesText(bad))
 }
 
 func (a *app) powerTable(results []dsas.PowerResult) error {
@@ -185,7 +189,7 @@ func (a *app) powerTable(results []dsas.PowerResult) error {
 		if r.State == dsas.PowerOn {
 			state.style = green
 		}
-		t.cells(cell{text: r.Node}, state, cell{r.Error, red})
+		t.cells(cell{text: r.Node}, state, cell{message(errors.New(r.Error)), red})
 	}
 	return a.table(t, "No nodes.")
 }

@@ -47,7 +47,7 @@ func (r restored) print(a *app, dry bool) {
 	if dry {
 		did = "would restore"
 	}
-	a.printf("%s %d nodes, as %s was at %s\n", did, r.Nodes, clean(r.Backup.Host), r.Backup.Created.Local().Format(time.DateTime))
+	a.printf("%s %s, as %s was at %s\n", did, dsas.Count(r.Nodes, "node"), clean(r.Backup.Host), r.Backup.Created.Local().Format(time.DateTime))
 	for _, p := range r.Places {
 		note := ""
 		if slices.Contains(r.Replaced, p) {

@@ -69,6 +69,9 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 	}
 	d := &daemon{cfg: cfg, log: log, out: out, started: time.Now(), opt: opt}
 	d.gate.Log = log.With("part", "events")
+	if err := d.checkNamed(); err != nil {
+		return err
+	}
 	if err := checkOwner(cfg.State); err != nil {
 		return err
 	}
@@ -95,6 +98,28 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, out io.Writer, opt
 		opt.Ready()
 	}
 	return server.Run(ctx, log, components...)
+}
+
+// checkNamed looks for what the configuration names on this machine, before
+// anything is made in the state folder.
+func (d *daemon) checkNamed() error {
+	if d.cfg.AuthorizedKeys == "" {
+		d.cfg.AuthorizedKeys = defaultKeys()
+	}
+	if d.cfg.AuthorizedKeys != "" {
+		if err := checkKeys(d.cfg.AuthorizedKeys); err != nil {
+			return configError{err}
+		}
+	}
+	if d.cfg.SocketGroup != "" {
+		if _, err := groupID(d.cfg.SocketGroup); err != nil {
+			return fmt.Errorf("socket: %w", err)
+		}
+	}
+	return d.inBootNetwork(func() error {
+		_, err := d.cfg.subnets()
+		return err
+	})
 }
 
 // lockState keeps two servers off one state folder, and a restore off a
@@ -130,14 +155,6 @@ func (d *daemon) open(ctx context.Context) (err error) {
 	}
 	if err := loaders.Install(d.cfg.path("loaders")); err != nil {
 		return err
-	}
-	if d.cfg.AuthorizedKeys == "" {
-		d.cfg.AuthorizedKeys = defaultKeys()
-	}
-	if d.cfg.AuthorizedKeys != "" {
-		if err := checkKeys(d.cfg.AuthorizedKeys); err != nil {
-			return configError{err}
-		}
 	}
 	if err := d.inBootNetwork(d.listenBoot); err != nil {
 		return err

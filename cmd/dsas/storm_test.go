@@ -29,6 +29,14 @@ func runStorm(t *testing.T, args ...string) storm.Report {
 		t.Skip("a storm needs root")
 	}
 	t.Setenv(asProgram, "1")
+	// Of a server of somebody's own, which a storm must not get near.
+	state := filepath.Join(t.TempDir(), "state")
+	t.Setenv("DSAS_STATE", state)
+	defer func() {
+		if _, err := os.Stat(state); !os.IsNotExist(err) {
+			t.Errorf("the storm used the state folder that the environment names: %v", err)
+		}
+	}()
 	var out, errs bytes.Buffer
 	err := run(t.Context(), append([]string{"lab", "storm", "--json", "--quiet", "--timeout", "5m"}, args...), strings.NewReader(""), &out, &errs)
 	var rep storm.Report
@@ -98,6 +106,8 @@ func TestStormRefuses(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"-n 0", "use 1 to"},
 		{"-n 20000", "use 1 to"},
+		{"--timeout=-1s", "above 0"},
+		{"--over=-1s", "--over and --hold"},
 		{"--rate fast", "1gbit"},
 		{"--rate 3bit", "1gbit"},
 		{"--sizes 1,2", "three figures"},

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -252,11 +253,21 @@ func (h *stormHost) start(ctx context.Context) error {
 	}
 }
 
+// stormEnv leaves out what the environment says for our flags: DSAS_STATE, set for
+// a server of one's own, would go before the storm's configuration, and its nodes
+// into that server's state.
+func stormEnv(env []string) []string {
+	return slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		return strings.HasPrefix(v, "DSAS_") && !strings.HasPrefix(v, "DSAS_TEST_")
+	})
+}
+
 func (h *stormHost) launch() error {
 	cmd := exec.Command(h.exe, "serve", "--config", h.conf(), "--log-level", "warn")
 	if h.profile != "" {
 		cmd.Args = append(cmd.Args, "--cpu-profile", h.profile)
 	}
+	cmd.Env = stormEnv(os.Environ())
 	cmd.Stdout, cmd.Stderr = h.log, h.log
 	if err := h.spawn[0].Start(cmd); err != nil {
 		return fmt.Errorf("start the storm's server: %w", err)
@@ -331,6 +342,7 @@ func (c *labStormCmd) nodes(ctx context.Context, a *app, h *stormHost, nodes []d
 		}
 	}
 	cmd := exec.Command(h.exe, args...)
+	cmd.Env = stormEnv(os.Environ())
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, a.stderr
 	enough, err := cmd.StdinPipe()

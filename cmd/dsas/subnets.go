@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -259,6 +260,9 @@ func interfaceAddrs(names []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, name := range names {
 		ifi, err := net.InterfaceByName(name)
+		if op, ok := errors.AsType[*net.OpError](err); ok {
+			err = op.Err // without "route ip+net", which is how it was asked for
+		}
 		if err != nil {
 			return nil, fmt.Errorf("interface %q: %w; `ip -br link` lists what there is", name, err)
 		}

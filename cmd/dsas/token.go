@@ -3,8 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"dsas"
 )
 
 type tokenCmd struct {
@@ -75,14 +78,27 @@ type tokenRmCmd struct {
 }
 
 func (cmd *tokenRmCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	tokens, err := c.Tokens(ctx)
+	if err != nil {
+		return err
+	}
+	var known []string
+	for _, t := range tokens {
+		known = append(known, t.Name)
+	}
+	for _, n := range cmd.Names { // before the first is gone
+		if !slices.Contains(known, n) {
+			return fmt.Errorf("token %q: %w%s", n, dsas.ErrNotFound, dsas.DidYouMean(n, known))
+		}
+	}
 	if cmd.DryRun {
 		return a.done(cmd.Names, "would be removed")
 	}
 	if err := a.confirm(fmt.Sprintf("Remove %s?", strings.Join(cmd.Names, ", ")), cmd.Yes); err != nil {
-		return err
-	}
-	c, err := a.client()
-	if err != nil {
 		return err
 	}
 	for i, n := range cmd.Names {

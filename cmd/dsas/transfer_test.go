@@ -58,7 +58,7 @@ func transferStore(t *testing.T, dir string) (one, two dsas.Release) {
 	status := func(version string) string {
 		return "Package: nginx\nStatus: install ok installed\nArchitecture: amd64\nVersion: " + version + "\n\n"
 	}
-	base := layerOf(t, s, "base", "etc/motd", "hello", "usr/bin/env", "x", "var/lib/dpkg/status", status("1.22"))
+	base := layerOf(t, s, "base", "etc/motd", "hello", "usr/bin/env", "x", "bin/sh", "x", "var/lib/dpkg/status", status("1.22"))
 	modules := layerOf(t, s, "modules", "usr/lib/modules/6.1/dsas-modules.json", "x")
 	add := func(initramfs string, parts ...dsas.Part) dsas.Release {
 		r, err := s.AddRelease(t.Context(), dsas.Release{Role: "web", Boot: dsas.BootSet{Release: "6.1", Kernel: content("kernel", "k"), Initramfs: content("initramfs", initramfs)},
@@ -115,6 +115,9 @@ func TestImageExportImport(t *testing.T) {
 	archive := filepath.Join(t.TempDir(), "web.tar")
 	c.wantLine(c.ok(at(filepath.Dir(c.socket), "export", "web:2", archive)...), "web:2", archive)
 	c.fails(1, at(filepath.Dir(c.socket), "export", "web:3", archive), "web:3")
+	c.fails(1, at(filepath.Dir(c.socket), "export", "web:1", archive), archive, "there already", "--force")
+	c.ok(at(filepath.Dir(c.socket), "export", "web:1", archive, "--force", "--format", "docker")...)
+	c.wantLine(c.ok(at(filepath.Dir(c.socket), "export", "web:2", archive, "--force")...), "web:2", archive)
 	c.fails(2, at(filepath.Dir(c.socket), "export", "web:2", "registry"), "no registry is set")
 
 	other := t.TempDir()
@@ -142,8 +145,8 @@ func TestImageExportImport(t *testing.T) {
 		t.Errorf("import of a root tar = %+v; want web:2 and a warning for nginx", res)
 	}
 	res = c.runIn("", at(other, "import", "web", root, "--no-publish", "--files")...)
-	if res.code != 0 || !shows(res.out, "web:3", "from tar") || strings.Contains(res.errors, "warning") {
-		t.Errorf("import with the role's files = %+v; want web:3, no warning", res)
+	if res.code != 0 || !shows(res.out, "web:3", "from tar") || !shows(res.errors, "warning", "nginx/run", "/bin/sh") || strings.Contains(res.errors, "has no run") {
+		t.Errorf("import with the role's files = %+v; want web:3, and a warning that there is no shell for them", res)
 	}
 	if err := json.Unmarshal([]byte(c.ok(at(other, "diff", "web:2", "web:3", "--json")...)), &diff); err != nil ||
 		!slices.ContainsFunc(diff.Files, func(f layers.File) bool { return f.Path == "/etc/dsas/services/nginx/run" && f.Kind == "added" }) {
@@ -151,6 +154,22 @@ func TestImageExportImport(t *testing.T) {
 	}
 	if p, err := s.Proposals(); err != nil || p["web"] != two.ID {
 		t.Errorf("proposed after --no-publish: %v, %v; want what was before", p, err)
+	}
+	// Its services could not start: nodes boot it only when somebody says so.
+	c.fails(1, at(other, "import", "web", root), "web:2", "not published", "--files", "--canary", "dsas image publish web:2")
+	c.fails(1, at(other, "import", "web", root, "--files"), "web:3", "not published", "dsas image publish web:3")
+	res = c.runIn("", at(other, "import", "web", root, "--json")...)
+	var got imported
+	if err := json.Unmarshal([]byte(res.out), &got); err != nil || res.code != 1 || got.Published || len(got.Warnings) == 0 || len(got.Services) != 0 || got.Services == nil {
+		t.Errorf("import --json = %+v, %v; want exit status 1, not published, and why", res, err)
+	}
+	if p, err := s.Proposals(); err != nil || p["web"] != two.ID {
+		t.Errorf("proposed: %v, %v; want what was before", p, err)
+	}
+	c.fails(2, at(other, "import", "web", root, "--publish", "--no-publish"), "exclude")
+	c.wantLine(c.ok(at(other, "import", "web", root, "--publish")...), "web:2")
+	if p, err := s.Proposals(); err != nil || p["web"] == two.ID {
+		t.Errorf("proposed after --publish: %v, %v; want the imported release", p, err)
 	}
 	c.fails(1, at(other, "import", "web", root, "--kernel", "5.10"), "5.10", "6.1")
 	c.fails(1, at(other, "import", "nosuch", root), "nosuch")

@@ -35,6 +35,14 @@ func newWait(views []dsas.NodeView, mark int64) *wait {
 	return w
 }
 
+// checkTimeout refuses what nobody can be waited for in.
+func checkTimeout(d time.Duration) error {
+	if d <= 0 {
+		return usagef("--timeout %s: give a time above 0, as 15m", d)
+	}
+	return nil
+}
+
 // follow reads events until all is decided or timeout has passed; then those
 // that are not ready count as failed.
 func (w *wait) follow(ctx context.Context, a *app, c *client.Client, timeout time.Duration) error {

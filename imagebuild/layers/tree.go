@@ -37,7 +37,8 @@ type Layer struct {
 	links   []string // by entry: of a hard link, the name of its other name
 	removed []string
 	opaque  []string
-	texts   map[string][]byte // content of the files that are package lists
+	keep    func(name string, h *tar.Header) bool
+	texts   map[string][]byte // content of the files that are kept
 	bytes   int64
 }
 
@@ -53,12 +54,18 @@ const maxText = 64 << 20
 
 // Read reads a layer, compressed or not.
 func Read(ctx context.Context, r io.Reader) (*Layer, error) {
+	return ReadKeeping(ctx, r, func(name string, h *tar.Header) bool { return isPackageList(name) && h.Size <= maxText })
+}
+
+// ReadKeeping is Read that keeps the content of the files that keep names, for
+// Tree.Text, in the place of the package lists that Compare wants.
+func ReadKeeping(ctx context.Context, r io.Reader, keep func(name string, h *tar.Header) bool) (*Layer, error) {
 	plain, _, err := Decompress(r)
 	if err != nil {
 		return nil, err
 	}
 	defer plain.Close()
-	l := &Layer{texts: map[string][]byte{}}
+	l := &Layer{keep: keep, texts: map[string][]byte{}}
 	tr := tar.NewReader(plain)
 	buf := make([]byte, 256<<10)
 	for {
@@ -109,7 +116,7 @@ func (l *Layer) add(h *tar.Header, content io.Reader, buf []byte) error {
 		sum := sha256.New()
 		w := io.Writer(sum)
 		var text *strings.Builder
-		if isPackageList(name) && h.Size <= maxText {
+		if l.keep(name, h) {
 			text = &strings.Builder{}
 			w = io.MultiWriter(sum, text)
 		}
@@ -152,15 +159,14 @@ func (t *Tree) Apply(l *Layer) {
 			continue
 		}
 		name, e := t.through(name), l.entries[i]
+		text, kept := l.texts[l.names[i]]
 		if l.links[i] != "" {
 			target, ok := t.entries[t.through(l.links[i])]
 			if !ok {
 				continue // the node refuses such a layer; here it shows as missing
 			}
 			e = target
-			if text, ok := t.texts[t.through(l.links[i])]; ok {
-				t.texts[name] = text
-			}
+			text, kept = t.texts[t.through(l.links[i])]
 		}
 		old, was := t.entries[name]
 		switch {
@@ -174,7 +180,7 @@ func (t *Tree) Apply(l *Layer) {
 		}
 		t.entries[name] = e
 		delete(t.texts, name)
-		if text, ok := l.texts[l.names[i]]; ok && l.links[i] == "" {
+		if kept {
 			t.texts[name] = text
 		}
 	}
@@ -271,6 +277,12 @@ func (t *Tree) isDir(name string) bool {
 func (t *Tree) Entry(name string) (Entry, bool) {
 	e, ok := t.entries[name]
 	return e, ok
+}
+
+// Text gives the content of a file that was kept; false where it was not.
+func (t *Tree) Text(name string) ([]byte, bool) {
+	b, ok := t.texts[name]
+	return b, ok
 }
 
 // All gives the entries by name, in no order.

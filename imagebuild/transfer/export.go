@@ -10,7 +10,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,6 +43,7 @@ type Export struct {
 	// release's number, if none is named).
 	Dest     string
 	Format   string // "": FormatOCI
+	Force    bool   // a file that is there is replaced; else it is dsas.ErrConflict
 	Registry Registry
 	Progress func(line string)
 }
@@ -62,12 +62,16 @@ func (ex Export) Run(ctx context.Context) (string, error) {
 		err = invalid("a registry takes what is there as it is: leave --format out")
 	case isReg:
 		dest, err = ex.push(ctx, ref)
+	case ex.Dest == "":
+		err = invalid("name a folder, a file or a registry")
 	case ex.Format == FormatDocker:
 		err = ex.file(ex.Dest, func(w io.Writer) error { return ex.docker(ctx, w) })
 	case ex.Format != "" && ex.Format != FormatOCI:
 		err = invalid("format %q: want oci or docker", ex.Format)
 	case strings.HasSuffix(ex.Dest, ".tar"):
 		err = ex.file(ex.Dest, func(w io.Writer) error { return ex.ociTar(ctx, w) })
+	case isCompressed(ex.Dest):
+		err = invalid("a file's name ends in .tar: its layers are compressed, and it is not once more")
 	default:
 		err = ex.folder(ctx, ex.Dest)
 	}
@@ -75,20 +79,6 @@ func (ex Export) Run(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("export %s to %s: %w", ex.Release.Name(), ex.Dest, err)
 	}
 	return dest, nil
-}
-
-// file writes a file anew, and only whole.
-func (ex Export) file(dest string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(dest), ".dsas-export-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails after the rename, as it should
-	defer f.Close()
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), dest)
 }
 
 // piece is one blob of a layout.
@@ -150,6 +140,9 @@ func (ex Export) read(d dsas.Digest) ([]byte, error) {
 
 // folder writes an OCI layout, or adds to the one that is there.
 func (ex Export) folder(ctx context.Context, dir string) error {
+	if fi, err := os.Stat(dir); err == nil && !fi.IsDir() {
+		return fmt.Errorf("it is no folder; a file's name ends in .tar, or give --format docker: %w", dsas.ErrConflict)
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -329,6 +322,9 @@ func (l *plainLayer) Uncompressed() (io.ReadCloser, error) {
 // push sends image and boot artifact to a registry, as they are: nodes fetch
 // the very parts from there that this server would give them.
 func (ex Export) push(ctx context.Context, ref string) (string, error) {
+	if ref == "" {
+		return "", invalid("it names no image; write it as registry://HOST:PORT/NAME:TAG")
+	}
 	r, err := name.ParseReference(ref, append(ex.Registry.nameOptions(), name.WithDefaultTag(strconv.Itoa(ex.Release.Number)))...)
 	if err != nil {
 		return "", fmt.Errorf("%w; write it as registry://HOST:PORT/NAME:TAG: %w", err, dsas.ErrInvalid)

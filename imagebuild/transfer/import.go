@@ -90,6 +90,9 @@ func (im Import) Run(ctx context.Context) (Imported, error) {
 		im.Progress = func(string) {}
 	}
 	out, err := im.run(ctx)
+	if _, remote := isRegistry(im.Source); err != nil && !remote && endsEarly(err) {
+		err = cut(fmt.Sprintf("it ends too early (%v)", err))
+	}
 	if err != nil {
 		return none, fmt.Errorf("import %s: %w", im.Source, err)
 	}
@@ -106,7 +109,7 @@ func (im *Import) run(ctx context.Context) (Imported, error) {
 		defer src.close()
 	}
 	out.Kind = src.kind
-	im.Progress(fmt.Sprintf("%s with %d layers", src.kind, len(src.layers)))
+	im.Progress(fmt.Sprintf("%s with %s", src.kind, dsas.Count(len(src.layers), "layer")))
 	boot, err := im.pickBoot(ctx, src, &out)
 	if err != nil {
 		return out, err

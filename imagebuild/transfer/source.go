@@ -1,7 +1,6 @@
 package transfer
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +14,9 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"dsas"
-	"dsas/imagebuild/layers"
-	"dsas/internal/diskio"
 )
 
 // source is an image as it stands elsewhere.
@@ -62,15 +58,21 @@ func openSource(ctx context.Context, place, tmp string, reg Registry) (*source, 
 	}
 	path, ref := splitRef(place)
 	fi, err := os.Stat(path)
-	if err != nil {
+	switch {
+	case place == "":
+		return nil, invalid("the place of the image is empty; give a folder or file, or registry://HOST/NAME:TAG")
+	case err != nil:
 		return nil, fmt.Errorf("%w; give a folder or file, or registry://HOST/NAME:TAG", err)
-	}
-	if fi.IsDir() {
+	case fi.IsDir():
 		return fromLayout(path, ref)
+	case !fi.Mode().IsRegular():
+		return nil, invalid("it is neither a file nor a folder; it is read more than once: write it to a file first")
+	case fi.Size() == 0:
+		return nil, cut("the file is empty")
 	}
 	kind, err := archiveKind(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	switch kind {
 	case "oci":
@@ -102,80 +104,17 @@ func splitRef(s string) (path, ref string) {
 	return s, ""
 }
 
-// openPlain opens a file and gives what is in it, decompressed; *os.File itself
-// where it is not compressed, so that tar can seek over what it does not want.
-func openPlain(path string) (io.ReadCloser, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	plain, media, err := layers.Decompress(f)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	if media == layers.MediaTar {
-		if _, err := f.Seek(0, io.SeekStart); err == nil {
-			return f, nil
-		}
-	}
-	return &both{plain, f}, nil
-}
-
-// both closes what it reads from and what that reads from.
-type both struct {
-	io.ReadCloser
-	below io.Closer
-}
-
-func (b *both) Close() error { return errors.Join(b.ReadCloser.Close(), b.below.Close()) }
-
-// archiveKind tells what a tar is: "oci", "docker" or "root". Newer docker save
-// writes both of the first; the layout, whose layers have digests, is taken then.
-func archiveKind(path string) (string, error) {
-	f, err := openPlain(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	kind := "root"
-	tr := tar.NewReader(f)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return kind, nil
-		}
-		if err != nil {
-			return "", fmt.Errorf("it is no tar: %w: %w", err, dsas.ErrInvalid)
-		}
-		n, err := layers.CleanName(h.Name)
-		if err != nil {
-			return "", err
-		}
-		top, _, _ := strings.Cut(n, "/")
-		switch {
-		case n == "oci-layout":
-			return "oci", nil
-		case n == "manifest.json":
-			kind = "docker"
-		case n == "." || top == "blobs" || n == "index.json" || n == "repositories" || isHex(strings.TrimSuffix(top, ".json")) ||
-			strings.HasSuffix(n, ".tar") || strings.HasSuffix(n, ".tar.gz") || strings.HasPrefix(n, "sha256:"):
-		default:
-			return kind, nil // no archive of images has such a name: the root of a system
-		}
-	}
-}
-
-func isHex(s string) bool {
-	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
-}
-
 // fromLayout opens an image of an OCI layout (image-layout.md).
-func fromLayout(dir, ref string) (*source, error) {
-	fail := func(err error) (*source, error) { return nil, fmt.Errorf("OCI layout %s: %w", dir, err) }
+func fromLayout(dir, ref string) (*source, error) { return openLayout("OCI layout", dir, ref) }
+
+func openLayout(kind, dir, ref string) (*source, error) {
+	fail := func(err error) (*source, error) { return nil, fmt.Errorf("%s: %w", kind, err) }
 	p, err := layout.FromPath(dir)
+	if errors.Is(err, fs.ErrNotExist) && kind == "OCI layout" {
+		return fail(invalid("want a folder with oci-layout, index.json and blobs, and index.json is not there"))
+	}
 	if err != nil {
-		return fail(fmt.Errorf("%w; want a folder with oci-layout, index.json and blobs", err))
+		return fail(whole(err, "index.json"))
 	}
 	index, err := p.ImageIndex()
 	if err != nil {
@@ -183,18 +122,25 @@ func fromLayout(dir, ref string) (*source, error) {
 	}
 	img, err := pick(index, ref, 0)
 	if err != nil {
-		return fail(err)
+		return fail(whole(err, "its manifest"))
 	}
-	s, err := fromImage("OCI layout", img)
+	s, err := fromImage(kind, img)
 	if err != nil {
-		return fail(err)
+		return fail(whole(err, "its manifest or config"))
+	}
+	// Now, and not when half of it is read.
+	for i, l := range s.layers {
+		if _, err := os.Stat(filepath.Join(dir, "blobs", "sha256", l.digest.Hex())); err != nil {
+			return fail(whole(err, fmt.Sprintf("layer %d of %d", i+1, len(s.layers))))
+		}
 	}
 	s.blob = func(_ context.Context, d dsas.Digest, _ bool) (io.ReadCloser, error) {
 		h, err := v1.NewHash(string(d))
 		if err != nil {
 			return nil, err
 		}
-		return p.Blob(h)
+		rc, err := p.Blob(h)
+		return rc, whole(err, d.Short())
 	}
 	return s, nil
 }
@@ -262,6 +208,9 @@ func same(list []v1.Descriptor) bool {
 // fromRegistry opens an image of a registry.
 func fromRegistry(ctx context.Context, ref string, reg Registry) (*source, error) {
 	fail := func(err error) (*source, error) { return nil, fmt.Errorf("registry image %s: %w", ref, err) }
+	if ref == "" {
+		return nil, invalid("it names no image; write it as registry://HOST:PORT/NAME:TAG")
+	}
 	r, err := name.ParseReference(ref, reg.nameOptions()...)
 	if err != nil {
 		return fail(fmt.Errorf("%w; write it as registry://HOST:PORT/NAME:TAG", err))
@@ -290,144 +239,6 @@ func fromRegistry(ctx context.Context, ref string, reg Registry) (*source, error
 		return l.Compressed()
 	}
 	return s, nil
-}
-
-// fromOCIArchive unpacks a tar with a layout into tmp, by digest: no name of the
-// archive becomes a file's.
-func fromOCIArchive(ctx context.Context, path, ref, tmp string) (*source, error) {
-	work, err := diskio.NewScratch(tmp, "import")
-	if err != nil {
-		return nil, err
-	}
-	dir := work.Dir
-	s, err := func() (*source, error) {
-		if err := unpackLayout(ctx, path, dir); err != nil {
-			return nil, fmt.Errorf("OCI archive %s: %w", path, err)
-		}
-		return fromLayout(dir, ref)
-	}()
-	if err != nil {
-		work.Remove()
-		return nil, err
-	}
-	s.kind, s.close = "OCI archive", func() { work.Remove() }
-	return s, nil
-}
-
-func unpackLayout(ctx context.Context, path, dir string) error {
-	f, err := openPlain(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	blobs := filepath.Join(dir, "blobs", "sha256")
-	if err := os.MkdirAll(blobs, 0o700); err != nil {
-		return err
-	}
-	left := int64(defaultMaxUnpacked)
-	tr := tar.NewReader(f)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		n, err := layers.CleanName(h.Name)
-		if err != nil {
-			return err
-		}
-		if h.Typeflag != tar.TypeReg {
-			continue
-		}
-		to := ""
-		if hex, ok := strings.CutPrefix(n, "blobs/sha256/"); ok && isHex(hex) {
-			to = filepath.Join(blobs, hex)
-		} else if n == "oci-layout" || n == "index.json" {
-			if h.Size > maxJSON {
-				return invalid("%s has %d bytes", n, h.Size)
-			}
-			to = filepath.Join(dir, n)
-		} else {
-			continue
-		}
-		if left -= h.Size; left < 0 {
-			return invalid("more than %d bytes", int64(defaultMaxUnpacked))
-		}
-		if err := writeFile(ctx, to, tr); err != nil {
-			return err
-		}
-	}
-}
-
-func writeFile(ctx context.Context, to string, r io.Reader) error {
-	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil // twice in the archive; the digest is checked where it is used
-	}
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, &stopping{ctx, r})
-	return errors.Join(err, f.Close())
-}
-
-// stopping ends a copy with its context.
-type stopping struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (s *stopping) Read(p []byte) (int, error) {
-	if err := s.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return s.r.Read(p)
-}
-
-// fromDockerArchive opens what docker save and podman save write.
-func fromDockerArchive(path, ref string) (*source, error) {
-	fail := func(err error) (*source, error) { return nil, fmt.Errorf("docker archive %s: %w", path, err) }
-	opener := func() (io.ReadCloser, error) { return openPlain(path) }
-	var tag *name.Tag
-	if ref != "" {
-		t, err := name.NewTag(ref)
-		if err != nil {
-			return fail(fmt.Errorf("%w: %w", err, dsas.ErrInvalid))
-		}
-		tag = &t
-	}
-	img, err := tarball.Image(opener, tag)
-	if err != nil {
-		return fail(fmt.Errorf("%w; of several images, name one after a colon", err))
-	}
-	s := &source{kind: "docker archive"}
-	if err := s.readConfig(img); err != nil {
-		return fail(err)
-	}
-	// Plain tars: asked for a manifest, the library would make gzip of them all.
-	list, err := img.Layers()
-	if err != nil {
-		return fail(err)
-	}
-	if len(list) != len(s.config.RootFS.DiffIDs) {
-		return fail(invalid("%d layers and %d diffIDs", len(list), len(s.config.RootFS.DiffIDs)))
-	}
-	said := historyTitles(s.config.History, len(list))
-	for i, l := range list {
-		s.layers = append(s.layers, sourceLayer{diffID: dsas.Digest(s.config.RootFS.DiffIDs[i].String()), title: said[i], open: l.Uncompressed})
-	}
-	return s, nil
-}
-
-// fromRootTar opens a root file system in one tar.
-func fromRootTar(path string) (*source, error) {
-	return &source{
-		kind:   "tar",
-		layers: []sourceLayer{{title: "root", open: func() (io.ReadCloser, error) { return os.Open(path) }}},
-		config: v1.ConfigFile{OS: "linux", Architecture: "amd64"},
-	}, nil
 }
 
 // fromImage reads manifest and config.

@@ -195,8 +195,8 @@ func ReadSigner(name string) (Signer, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if fi.Mode()&0o077 != 0 {
-		return fail(fmt.Errorf("others may read it: chmod 600 %s, and make a new one if somebody did: %w", name, dsas.ErrInvalid))
+	if !fi.Mode().IsRegular() {
+		return fail(fmt.Errorf("it is no file; name the one that ends in %s: %w", KeyExt, dsas.ErrInvalid))
 	}
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -207,7 +207,10 @@ func ReadSigner(name string) (Signer, error) {
 		return fail(fmt.Errorf("it is protected by a password, which is not supported: %w", dsas.ErrInvalid))
 	}
 	if err := s.key.UnmarshalText([]byte(strings.TrimSpace(string(b)))); err != nil {
-		return fail(fmt.Errorf("%w: %w", err, dsas.ErrInvalid))
+		return fail(fmt.Errorf("it is no private key of minisign: %w: %w", err, dsas.ErrInvalid))
+	}
+	if fi.Mode()&0o077 != 0 {
+		return fail(fmt.Errorf("others may read it: chmod 600 %s, and make a new one if somebody did: %w", name, dsas.ErrInvalid))
 	}
 	return s, nil
 }

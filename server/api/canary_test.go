@@ -32,7 +32,7 @@ func TestCanary(t *testing.T) {
 	f.refused(400, "POST", "/roles/web/publish", try(`{}`), "either its nodes or a percentage")
 	f.refused(400, "POST", "/roles/web/publish", try(`{"nodes": ["w101"], "percent": 10}`), "either its nodes or a percentage")
 	f.refused(400, "POST", "/roles/web/publish", try(`{"percent": 101}`), "101%")
-	f.refused(409, "POST", "/roles/web/publish", try(`{"percent": 10}`), "2 nodes that are not pinned none is ready")
+	f.refused(409, "POST", "/roles/web/publish", try(`{"percent": 10}`), "not pinned (2) none is ready")
 
 	var p dsas.Published
 	f.want(200, "POST", "/roles/web/publish?dryRun=1", try(`{"nodes": ["w101"]}`), &p)

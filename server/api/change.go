@@ -86,7 +86,7 @@ func (a *api) change(r *http.Request, olds []dsas.Node, patch any) ([]dsas.Node,
 	nows := make([]dsas.Node, len(olds))
 	for i, old := range olds {
 		taken.release(old.Name)
-		now, err := a.patched(old, patch, taken, roles)
+		now, err := a.patched(ctx, old, patch, taken, roles)
 		if err != nil {
 			bad.add(i, err)
 			continue
@@ -113,7 +113,7 @@ func (a *api) change(r *http.Request, olds []dsas.Node, patch any) ([]dsas.Node,
 }
 
 // patched gives old as patch makes it, checked.
-func (a *api) patched(old dsas.Node, patch any, taken *addresses, roles []dsas.Role) (dsas.Node, error) {
+func (a *api) patched(ctx context.Context, old dsas.Node, patch any, taken *addresses, roles []dsas.Role) (dsas.Node, error) {
 	now, err := mergeInto(old, patch)
 	if err != nil {
 		return now, err
@@ -124,7 +124,7 @@ func (a *api) patched(old dsas.Node, patch any, taken *addresses, roles []dsas.R
 	if now.Role != old.Role && now.Release == old.Release {
 		now.Release = "" // it was one of the old role's
 	}
-	if err := a.pin(&now, old.Release); err != nil {
+	if err := a.pin(ctx, &now, old.Release); err != nil {
 		return now, err
 	}
 	if err := a.checkNode(&now, roles); err != nil {

@@ -155,7 +155,7 @@ func (a *api) planNodes(ctx context.Context, items []any) ([]dsas.Node, error) {
 		a.addPrefixLength(item)
 		n, err := fromRaw[dsas.Node](item)
 		if err == nil {
-			err = a.pin(&n, "")
+			err = a.pin(ctx, &n, "")
 		}
 		if err == nil {
 			err = a.checkNode(&n, roles)
@@ -279,8 +279,11 @@ func (a *api) checkConf(n *dsas.Node) error {
 }
 
 func unknownRole(role string, roles []string) error {
-	return fmt.Errorf("role %q: does not exist%s; there are: %s: %w",
-		role, dsas.DidYouMean(role, roles), strings.Join(roles, ", "), dsas.ErrInvalid)
+	return fmt.Errorf("%s: %w", noSuchRole(role, roles), dsas.ErrInvalid)
+}
+
+func noSuchRole(role string, roles []string) string {
+	return fmt.Sprintf("role %q: does not exist%s; there are: %s", role, dsas.DidYouMean(role, roles), strings.Join(roles, ", "))
 }
 
 // surroundings gives what a changed node is checked against.

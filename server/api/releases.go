@@ -39,7 +39,7 @@ func (a *api) listReleases(r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	if role := r.URL.Query().Get("role"); role != "" {
-		if err := dsas.CheckName("role", role); err != nil {
+		if err := a.hasRole(r.Context(), role); err != nil {
 			return answer{}, err
 		}
 		views = slices.DeleteFunc(views, func(v dsas.ReleaseView) bool { return v.Role != role })
@@ -48,7 +48,7 @@ func (a *api) listReleases(r *http.Request) (answer, error) {
 }
 
 func (a *api) showRelease(r *http.Request) (answer, error) {
-	rel, err := a.findRelease(chi.URLParam(r, "release"))
+	rel, err := a.findRelease(r.Context(), chi.URLParam(r, "release"))
 	if err != nil {
 		return answer{}, err
 	}
@@ -64,7 +64,7 @@ func (a *api) showRelease(r *http.Request) (answer, error) {
 	return answer{}, fmt.Errorf("release %s: removed just now: %w", rel.Name(), dsas.ErrNotFound)
 }
 
-func (a *api) findRelease(text string) (*dsas.Release, error) {
+func (a *api) findRelease(ctx context.Context, text string) (*dsas.Release, error) {
 	if a.Releases == nil {
 		return nil, errNoReleases
 	}
@@ -72,7 +72,38 @@ func (a *api) findRelease(text string) (*dsas.Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Releases.Find(ref)
+	rel, err := a.Releases.Find(ref)
+	if errors.Is(err, dsas.ErrNotFound) && ref.Role != "" {
+		if noRole := a.hasRole(ctx, ref.Role); noRole != nil {
+			return nil, noRole
+		}
+	}
+	return rel, err
+}
+
+// hasRole wants a role to be one that the server knows, or has releases of: one
+// whose definition came, or went, since the server started.
+func (a *api) hasRole(ctx context.Context, role string) error {
+	if err := dsas.CheckName("role", role); err != nil {
+		return err
+	}
+	if a.Roles == nil {
+		return nil
+	}
+	known, err := a.roleNames(ctx)
+	if err != nil || slices.Contains(known, role) {
+		return err
+	}
+	if a.Releases != nil {
+		rels, err := a.Releases.Releases()
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(rels, func(r dsas.Release) bool { return r.Role == role }) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: %w", noSuchRole(role, known), dsas.ErrNotFound)
 }
 
 // releaseViews lists all releases with who uses them.
@@ -158,11 +189,11 @@ func nodeRelease(s Store, rels Releases, n *dsas.Node, st dsas.NodeStatus) (*dsa
 
 // pin makes of the release that a node is pinned to, named in any way, its ID,
 // where it is not the one that it was pinned to before.
-func (a *api) pin(n *dsas.Node, before dsas.Digest) error {
+func (a *api) pin(ctx context.Context, n *dsas.Node, before dsas.Digest) error {
 	if n.Release == "" || n.Release == before {
 		return nil
 	}
-	rel, err := a.findRelease(string(n.Release))
+	rel, err := a.findRelease(ctx, string(n.Release))
 	if err != nil {
 		return fmt.Errorf("node %s: %w", n.Name, err)
 	}
@@ -183,7 +214,7 @@ func (a *api) publish(r *http.Request) (answer, error) {
 		return answer{}, err
 	}
 	role := chi.URLParam(r, "role")
-	rel, err := a.findRelease(req.Release)
+	rel, err := a.findRelease(r.Context(), req.Release)
 	if err != nil {
 		return answer{}, err
 	}
@@ -202,11 +233,11 @@ func (a *api) publish(r *http.Request) (answer, error) {
 // rollBack makes current what was so before.
 func (a *api) rollBack(r *http.Request) (answer, error) {
 	role := chi.URLParam(r, "role")
-	if err := dsas.CheckName("role", role); err != nil {
-		return answer{}, err
-	}
 	if a.Releases == nil {
 		return answer{}, errNoReleases
+	}
+	if err := a.hasRole(r.Context(), role); err != nil {
+		return answer{}, err
 	}
 	return a.changePublished(r, role, func(p *dsas.Published, by string) error {
 		ends := p.Canary != nil

@@ -39,7 +39,16 @@ func TestPublishAndRollBack(t *testing.T) {
 	f.refused(404, "POST", "/roles/web/publish", `{"release": "web:9"}`, "web:9", "dsas image ls web")
 	f.refused(400, "POST", "/roles/web/publish", `{"release": "db:1"}`, "db:1", "role db")
 	f.refused(400, "POST", "/roles/web/publish", `{"release": "web:x"}`, "web:7")
-	f.refused(409, "POST", "/roles/web/rollback", "", "role web", "no release was published before")
+	f.refused(409, "POST", "/roles/web/rollback", "", "role web: nothing is published", "dsas image ls web")
+	for _, role := range []string{"wbe", "nope"} {
+		f.refused(404, "POST", "/roles/"+role+"/rollback", "", `role "`+role+`": does not exist`, "db, lb, web")
+		f.refused(404, "GET", "/releases?role="+role, "", `role "`+role+`": does not exist`)
+		f.refused(404, "GET", "/releases/"+role, "", `role "`+role+`": does not exist`)
+	}
+	f.refused(404, "GET", "/releases/wbe:1", "", `did you mean "web"?`)
+	f.refused(404, "GET", "/releases/lb", "", "role lb has no release", "dsas image build lb")
+	f.release("later", "one") // its definition came after the server's start
+	f.want(200, "GET", "/releases?role=later", "", nil)
 
 	var p dsas.Published
 	f.want(200, "POST", "/roles/web/publish?dryRun=1", `{"release": "web:1"}`, &p)
@@ -50,6 +59,7 @@ func TestPublishAndRollBack(t *testing.T) {
 		t.Errorf("after a dry run %+v is published; want nothing", got)
 	}
 	f.publish(one)
+	f.refused(409, "POST", "/roles/web/rollback", "", "role web: no release was published before", "dsas image publish")
 	f.publish(two)
 	f.want(200, "POST", "/roles/web/rollback", "", &p)
 	if p.Current != one.ID || p.By != "operator" {

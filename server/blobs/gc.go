@@ -15,7 +15,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"golang.org/x/sys/unix"
 
 	"dsas"
 	"dsas/internal/diskio"
@@ -38,6 +37,9 @@ type GC struct {
 	// who they are as far as that can be seen ("COMMAND LINE (process PID)"), and
 	// again when they are others; nil: nobody is told.
 	Waiting func(users []string)
+	// Wait is how long others are waited for; then it is dsas.ErrConflict, and
+	// nothing is removed. Zero: until ctx ends.
+	Wait time.Duration
 }
 
 // GCDone is what was removed, or would be.
@@ -64,7 +66,7 @@ func (s *Store) GC(ctx context.Context, gc GC) (GCDone, error) {
 		gc.Waiting = func([]string) {}
 	}
 	if !gc.DryRun {
-		unlock, err := s.lockUse(ctx, unix.LOCK_EX, gc.Waiting)
+		unlock, err := s.lockForGC(ctx, gc)
 		if err != nil {
 			return fail(err)
 		}
@@ -88,6 +90,14 @@ func (s *Store) GC(ctx context.Context, gc GC) (GCDone, error) {
 		return fail(err)
 	}
 	if len(unused) > 0 && !gc.DryRun {
+		// What ends it later would end it between releases and their content.
+		idx, err := s.readIndex(nil)
+		if err == nil {
+			_, err = s.marked(idx, unused)
+		}
+		if err != nil {
+			return fail(err)
+		}
 		if unused, err = s.drop(ctx, gc, all, unused); err != nil {
 			return fail(err)
 		}
@@ -215,16 +225,9 @@ func (s *Store) sweepBlobs(ctx context.Context, gc GC, unused []dsas.Digest, don
 		if err != nil {
 			return err
 		}
-		lines, _ := split(idx.raw.Manifests, unused) // of a dry run they are still there
-		used := marks{store: s, seen: map[dsas.Digest]bool{}}
-		for _, l := range lines {
-			err := used.mark(l)
-			if ref, refErr := dsas.ParseReleaseRef(l.Annotations[noteRef]); err != nil && refErr == nil {
-				err = fmt.Errorf("release %s is damaged and in use (dsas image build %s makes it anew): %w", ref, ref.Role, err)
-			}
-			if err != nil {
-				return err
-			}
+		used, err := s.marked(idx, unused) // of a dry run these are still there
+		if err != nil {
+			return err
 		}
 		entries, err := os.ReadDir(s.blobDir())
 		if err != nil {
@@ -259,6 +262,22 @@ func (s *Store) sweepBlobs(ctx context.Context, gc GC, unused []dsas.Digest, don
 	})
 }
 
+// marked collects what an index refers to, but for what these releases do alone.
+func (s *Store) marked(idx *index, without []dsas.Digest) (*marks, error) {
+	lines, _ := split(idx.raw.Manifests, without)
+	used := &marks{store: s, seen: map[dsas.Digest]bool{}}
+	for _, l := range lines {
+		err := used.mark(l)
+		if ref, refErr := dsas.ParseReleaseRef(l.Annotations[noteRef]); err != nil && refErr == nil {
+			err = fmt.Errorf("release %s is damaged and in use: dsas image build %s makes it anew, or have nothing boot it nor go back to it, and it is removed too: %w", ref, ref.Role, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return used, nil
+}
+
 // marks collects what an index refers to, also by lines that are none of ours.
 type marks struct {
 	store *Store
@@ -286,11 +305,12 @@ func (m *marks) mark(d v1.Descriptor) error {
 	if _, err := dsas.ParseDigest(string(digest)); err != nil {
 		return nil // another hash: not in our folder
 	}
-	refs, err := m.read(digest)
+	manifest := d.MediaType.IsImage() || d.MediaType.IsIndex()
+	refs, err := m.read(digest, manifest)
 	if errors.Is(err, dsas.ErrNotFound) {
 		return nil // a layout need not be whole
 	}
-	if err != nil && (d.MediaType.IsImage() || d.MediaType.IsIndex() || d.MediaType == "") {
+	if err != nil && (manifest || d.MediaType == "") {
 		return fmt.Errorf("what %s refers to is not known, so nothing was removed; take its line out of %s if it is not needed: %w", digest.Short(), m.store.indexName(), err)
 	}
 	if err != nil {
@@ -311,19 +331,23 @@ func (m *marks) mark(d v1.Descriptor) error {
 	return nil
 }
 
-// read gives what a blob refers to: nothing where it is no JSON object.
-func (m *marks) read(d dsas.Digest) (refs references, err error) {
+// read gives what a blob refers to: nothing where it is no JSON object. A manifest
+// is one, and what its digest says: else its layers would be nobody's.
+func (m *marks) read(d dsas.Digest, manifest bool) (refs references, err error) {
 	f, size, err := m.store.Blob(d)
 	if err != nil {
 		return refs, err
 	}
 	defer f.Close()
-	if size > maxJSON {
+	if size > maxJSON && !manifest {
 		return refs, nil
 	}
-	b, err := io.ReadAll(f)
+	b, err := io.ReadAll(io.LimitReader(f, maxJSON))
 	if err != nil {
 		return refs, err
+	}
+	if manifest && digestOf(b) != d {
+		return refs, fmt.Errorf("it is not what its digest says: it was damaged: %w", dsas.ErrInvalid)
 	}
 	if b = bytes.TrimSpace(b); len(b) == 0 || b[0] != '{' {
 		return refs, nil

@@ -220,6 +220,7 @@ func TestGCKilled(t *testing.T) {
 // TestGCUnreadable: what cannot be followed is not guessed at.
 func TestGCUnreadable(t *testing.T) {
 	s := open(t)
+	one := add(t, s, release(t, s, "web", "one"))
 	bad, orphan := put(t, s, `{"config": 7}`, ""), put(t, s, "orphan", "")
 	h, err := v1.NewHash(string(bad.Digest))
 	if err != nil {
@@ -234,6 +235,51 @@ func TestGCUnreadable(t *testing.T) {
 	age(t, s)
 	if done, err := s.GC(t.Context(), GC{Unused: all(), Settle: time.Millisecond}); err == nil || !strings.Contains(err.Error(), "nothing was removed") || !s.Has(orphan.Digest, orphan.Size) {
 		t.Errorf("GC = %+v, %v; want nothing removed, and which line it is", done, err)
+	}
+	s.forget()
+	if r, err := s.Release(one.ID); err != nil {
+		t.Errorf("release that nobody uses, after a GC that removed nothing = %v, %v; want it there", r, err)
+	}
+}
+
+// TestGCDamaged: a release that is in use and whose manifest is damaged, in whatever
+// way, keeps all layers: they may be its own. Where nobody needs it, it goes.
+func TestGCDamaged(t *testing.T) {
+	for name, damage := range map[string]func(b []byte) []byte{
+		"empty":   func([]byte) []byte { return nil },
+		"cut":     func(b []byte) []byte { return b[:len(b)/2] },
+		"zeros":   func(b []byte) []byte { return make([]byte, len(b)) },
+		"changed": func(b []byte) []byte { return []byte(strings.Replace(string(b), "sha256:", "sha257:", 3)) },
+	} {
+		s := open(t)
+		one, two := add(t, s, release(t, s, "web", "one")), add(t, s, release(t, s, "web", "two"))
+		at := s.blobPath(one.Manifest.Digest)
+		b, err := os.ReadFile(at)
+		if err == nil {
+			err = os.WriteFile(at, damage(b), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		age(t, s)
+		gc := GC{Settle: time.Millisecond, Unused: func(context.Context, []dsas.Release) ([]dsas.Digest, error) { return []dsas.Digest{two.ID}, nil }}
+		done, err := s.GC(t.Context(), gc)
+		if err == nil || !strings.Contains(err.Error(), "release web:1 is damaged and in use: dsas image build web makes it anew") || !strings.Contains(err.Error(), "nothing was removed") {
+			t.Errorf("%s: GC = %+v, %v; want that web:1 is damaged", name, done, err)
+		}
+		for _, p := range append(one.Manifest.Parts, two.Manifest.Parts...) {
+			if !s.Has(p.Digest, p.Size) {
+				t.Errorf("%s: a layer is gone", name)
+			}
+		}
+		s.forget()
+		if _, err := s.Release(two.ID); err != nil {
+			t.Errorf("%s: web:2 after that: %v", name, err)
+		}
+		gc.Unused = func(context.Context, []dsas.Release) ([]dsas.Digest, error) { return []dsas.Digest{one.ID}, nil }
+		if done, err := s.GC(t.Context(), gc); err != nil || len(done.Releases) != 1 {
+			t.Errorf("%s: GC when nobody needs it = %+v, %v; want web:1 removed", name, done, err)
+		}
 	}
 }
 
@@ -433,6 +479,11 @@ func TestHold(t *testing.T) {
 	if _, err := s.GC(ctx, gc); !errors.Is(err, context.Canceled) || told != 1 {
 		t.Errorf("GC = %v, told %d times; want it to wait until it is called off", err, told)
 	}
+	limited := gc
+	limited.Wait, limited.Waiting = 300*time.Millisecond, nil
+	if _, err := s.GC(t.Context(), limited); !errors.Is(err, dsas.ErrConflict) || !strings.Contains(err.Error(), fmt.Sprintf("(process %d); nothing was removed", os.Getpid())) || !strings.Contains(err.Error(), "--wait") {
+		t.Errorf("GC that waits for 0.3 s = %v; want ErrConflict, and who it waited for", err)
+	}
 	for i, letGo := range holds {
 		letGo()
 		letGo() // a second time is no harm
@@ -446,7 +497,7 @@ func TestHold(t *testing.T) {
 	// The other way round.
 	_, err := s.GC(t.Context(), GC{Settle: time.Millisecond, Unused: func(context.Context, []dsas.Release) ([]dsas.Digest, error) {
 		ctx, giveUp := context.WithCancel(t.Context())
-		if _, err := s.Hold(ctx, giveUp); !errors.Is(err, context.Canceled) {
+		if _, err := s.Hold(ctx, func([]string) { giveUp() }); !errors.Is(err, context.Canceled) {
 			t.Errorf("Hold while a GC runs = %v; want it to wait", err)
 		}
 		return nil, nil

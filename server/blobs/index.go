@@ -160,6 +160,16 @@ func decode(r io.Reader, v any) error {
 	return nil
 }
 
+// noRelease is the error of a role that has none: one of a name that is close and
+// has some may have been meant. Which roles there are the store does not know.
+func (x *index) noRelease(role string) error {
+	var known []string
+	for _, e := range x.byID {
+		known = append(known, e.role)
+	}
+	return fmt.Errorf("role %s has no release%s; build one with: dsas image build %s: %w", role, dsas.DidYouMean(role, known), role, dsas.ErrNotFound)
+}
+
 // newest gives the role's release with the highest number.
 func (x *index) newest(role string) (id dsas.Digest, ok bool) {
 	n := 0

@@ -13,23 +13,45 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dsas"
 )
 
 // Hold keeps GC from removing anything until release is called: for who relies
 // on content that no release refers to yet, and for who reads a release that
 // nobody may be using. It asks for no right to write. waiting, which may be nil,
-// is called where a GC that runs has to end first. The only errors are those of
-// the file system, and ctx's.
+// is called once where a GC that runs has to end first, with who that is as far as
+// it can be seen. The only errors are those of the file system, and ctx's.
 //
 // The server holds nothing, or its nodes would keep GC waiting for ever: what it
 // gives out is in use, and a file that is open when it is removed is read to its end.
-func (s *Store) Hold(ctx context.Context, waiting func()) (release func(), err error) {
-	return s.lockUse(ctx, unix.LOCK_SH, func([]string) {
+func (s *Store) Hold(ctx context.Context, waiting func(users []string)) (release func(), err error) {
+	return s.lockUse(ctx, unix.LOCK_SH, func(users []string) {
 		if waiting != nil {
-			waiting()
+			waiting(users)
 			waiting = nil
 		}
 	})
+}
+
+// lockForGC is lockUse for who removes, within the time that gc gives it.
+func (s *Store) lockForGC(ctx context.Context, gc GC) (func(), error) {
+	if gc.Wait <= 0 {
+		return s.lockUse(ctx, unix.LOCK_EX, gc.Waiting)
+	}
+	limited, cancel := context.WithTimeout(ctx, gc.Wait)
+	defer cancel()
+	who := "somebody who cannot be seen from here (fuser -v " + s.dir + " lists who has it open)"
+	unlock, err := s.lockUse(limited, unix.LOCK_EX, func(users []string) {
+		if len(users) > 0 {
+			who = strings.Join(users, ", ")
+		}
+		gc.Waiting(users)
+	})
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("after %s the image store is still used by %s; nothing was removed: run it again when that has ended, or give it longer with --wait: %w", gc.Wait, who, dsas.ErrConflict)
+	}
+	return unlock, err
 }
 
 // lockUse takes the lock that users of content share and GC has alone. It is on

@@ -214,12 +214,15 @@ func (s *Store) find(ref dsas.ReleaseRef) (*dsas.Release, error) {
 	if ref.Number == 0 {
 		id, ok := idx.newest(ref.Role)
 		if !ok {
-			return nil, fmt.Errorf("role %s has no release: build one with: dsas image build %s: %w", ref.Role, ref.Role, dsas.ErrNotFound)
+			return nil, idx.noRelease(ref.Role)
 		}
 		return s.Release(id)
 	}
 	id, ok := idx.refs[ref.String()]
 	if !ok {
+		if _, has := idx.newest(ref.Role); !has {
+			return nil, fmt.Errorf("there is no release %s: %w", ref, idx.noRelease(ref.Role))
+		}
 		return nil, fmt.Errorf("there is no release %s; dsas image ls %s lists them: %w", ref, ref.Role, dsas.ErrNotFound)
 	}
 	return s.Release(id)

@@ -75,6 +75,7 @@ func (s *Store) AllPublished() []dsas.Published {
 // the events that tell of it. change gets what is there; it must not call the store.
 func (s *Store) Publish(ctx context.Context, role string, change func(*dsas.Published) ([]dsas.Event, error)) (dsas.Published, error) {
 	var p dsas.Published
+	var refused error // by change, which says what of
 	err := s.write(ctx, func(ctx context.Context, tx *txn) error {
 		var err error // of the transaction: another job of it may have changed it
 		p, err = scanPublished(tx.QueryRowContext(ctx, `SELECT doc FROM published WHERE role = ?`, role).Scan)
@@ -86,7 +87,7 @@ func (s *Store) Publish(ctx context.Context, role string, change func(*dsas.Publ
 		}
 		p.Role = role
 		events, err := change(&p)
-		if err != nil {
+		if refused = err; err != nil {
 			return err
 		}
 		for i := range events {
@@ -105,6 +106,9 @@ func (s *Store) Publish(ctx context.Context, role string, change func(*dsas.Publ
 		tx.onCommit(func() { s.published.put(put) })
 		return s.addEvents(ctx, tx, events)
 	})
+	if refused != nil {
+		return dsas.Published{}, refused
+	}
 	if err != nil {
 		return dsas.Published{}, fmt.Errorf("publish for role %s: %w", role, err)
 	}
