@@ -213,7 +213,8 @@ func procCPU(pid int) float64 {
 
 // onCPU is how long the program's threads that there are have run, and its
 // children's, in seconds: to the nanosecond, where cpu counts ticks
-// (/proc/PID/schedstat, kernel Documentation/scheduler/sched-stats.rst).
+// (/proc/PID/schedstat, kernel Documentation/scheduler/sched-stats.rst). It is 0
+// where the kernel does not count so.
 func (p *program) onCPU() float64 { return onCPU(p.cmd.Process.Pid) }
 
 func onCPU(pid int) (total float64) {

@@ -278,7 +278,7 @@ func (s *Server) request(ctx context.Context, c *client) (*reply, error) {
 	}
 	s.refused(ctx, c, plan)
 	r := c.reply(dhcpv4.MessageTypeAck, want, plan)
-	r.onDisk, r.gave = onDisk, c.gave(want, plan)
+	r.onDisk, r.gave = onDisk, s.gave(c, want, plan)
 	return r, nil
 }
 

@@ -43,7 +43,7 @@ type reply struct {
 	// onDisk waits until what the answer promises is there, and it may go; nil: it
 	// may go now.
 	onDisk func(context.Context) error
-	// gave is what a node that boots gets with it, to be recorded when it went out.
+	// gave is what a node that boots gets with it, to be recorded after it was sent.
 	gave gave
 }
 

@@ -77,7 +77,7 @@ func (s *Server) proxy(ctx context.Context, m *slate, l *link, req *dhcpv4.DHCPv
 	}
 	if at4011 {
 		r := c.bootServerAck(class, plan, sender)
-		r.gave = c.gave(netip.Addr{}, plan)
+		r.gave = s.gave(c, netip.Addr{}, plan)
 		return r, nil
 	}
 	// UEFI firmware takes an offer that names a file in several ways, old ones
@@ -86,7 +86,7 @@ func (s *Server) proxy(ctx context.Context, m *slate, l *link, req *dhcpv4.DHCPv
 	direct := asks.IsIPXE() || class == classHTTP || strings.HasPrefix(asks.VendorClass, "PXEClient:Arch:00000") || asks.HasArch && asks.Arch == dsas.ArchBIOS
 	r := c.proxyOffer(class, plan, direct, asks.IsIPXE())
 	if direct {
-		r.gave = c.gave(netip.Addr{}, plan)
+		r.gave = s.gave(c, netip.Addr{}, plan)
 	}
 	return r, nil
 }

@@ -62,6 +62,7 @@ func (s *Server) refused(ctx context.Context, c *client, p boot.Plan) {
 
 // gave is what a node was given that boots; its zero value is nothing.
 type gave struct {
+	at           time.Time
 	node         *dsas.Node
 	mac          dsas.MAC
 	xid          dhcpv4.TransactionID
@@ -71,16 +72,16 @@ type gave struct {
 
 // gave is nothing where it is no news: a lease that an operating system renews,
 // and what is no node's.
-func (c *client) gave(addr netip.Addr, p boot.Plan) gave {
+func (s *Server) gave(c *client, addr netip.Addr, p boot.Plan) gave {
 	if c.node == nil || !c.asks.IsPXE() {
 		return gave{}
 	}
-	return gave{c.node, c.mac, c.req.TransactionID, addr, p.BootFile, p.Reason}
+	return gave{s.Now(), c.node, c.mac, c.req.TransactionID, addr, p.BootFile, p.Reason}
 }
 
 // record records what was given, once however often it is asked for.
 func (s *Server) record(ctx context.Context, g gave) {
-	if g.node == nil || !s.seen.first("gave "+g.mac.String()+g.xid.String()+g.file, s.Now(), time.Minute) {
+	if g.node == nil || !s.seen.first("gave "+g.mac.String()+g.xid.String()+g.file, g.at, time.Minute) {
 		return
 	}
 	var msg string
@@ -92,7 +93,7 @@ func (s *Server) record(ctx context.Context, g gave) {
 	default:
 		msg = g.addr.String() + ", boot file " + g.file
 	}
-	s.event(ctx, dsas.Event{Node: g.node.Name, MAC: g.mac, Kind: dsas.KindDHCP, Message: msg})
+	s.event(ctx, dsas.Event{Time: g.at, Node: g.node.Name, MAC: g.mac, Kind: dsas.KindDHCP, Message: msg})
 }
 
 func (s *Server) eventOnce(ctx context.Context, key string, e dsas.Event) error {
@@ -103,7 +104,9 @@ func (s *Server) eventOnce(ctx context.Context, key string, e dsas.Event) error 
 }
 
 func (s *Server) event(ctx context.Context, e dsas.Event) {
-	e.Time = s.Now()
+	if e.Time.IsZero() {
+		e.Time = s.Now()
+	}
 	// An event that is lost is no reason to leave a box without an answer.
 	if err := s.Store.Event(ctx, e); err != nil {
 		s.Log.Warn("event not recorded", "kind", e.Kind, "mac", e.MAC, "err", err)

@@ -29,6 +29,10 @@ const (
 	maxGiven = 1024
 )
 
+// bookDelay is how long it may: less than a box needs for what is recorded next, so
+// that a node's events come in their order. In a flood that does not end, too.
+const bookDelay = 20 * time.Millisecond
+
 // desk is where a link's packets are answered, in batches by one goroutine: most
 // answers need nothing but memory, and handing a packet to another goroutine
 // costs more than they do (docs/adr/0022). What has to wait for the disk is left
@@ -109,7 +113,11 @@ func (d *desk) turn(ctx context.Context, list []received) {
 	d.work(ctx, list)
 	d.flush()
 	d.settle(ctx)
-	if len(list) < batch || len(d.given) >= maxGiven {
+	if len(d.given) == 0 {
+		return
+	}
+	age := d.s.Now().Sub(d.given[0].at)
+	if len(list) < batch || len(d.given) >= maxGiven || age >= bookDelay || age < 0 {
 		d.record(ctx)
 	}
 }

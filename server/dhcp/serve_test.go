@@ -129,6 +129,19 @@ func TestRecordedAfterTheCrowd(t *testing.T) {
 	if n := acks(); n != 1 || len(d.given) != 0 {
 		t.Errorf("after the crowd %d events and %d waiting; want one, of the one exchange, and none", n, len(d.given))
 	}
+	// In a flood of others that does not end a node's still comes soon, with its time.
+	request = packetOf(t, dhcpv4.MessageTypeRequest, nodeMAC, with(firmware(), optIP(54, "10.77.0.1"), optIP(50, "10.77.0.101"))...)
+	flood := slices.Repeat([]received{packetOf(t, dhcpv4.MessageTypeDiscover, madeUp(1))}, batch)
+	d.turn(t.Context(), append([]received{request}, flood[1:]...))
+	at := b.now
+	if n := acks(); n != 1 {
+		t.Errorf("%d events at once in a flood; want the one of before", n)
+	}
+	b.now = b.now.Add(bookDelay)
+	d.turn(t.Context(), slices.Clone(flood))
+	if ev := b.store.Events(dsas.KindDHCP); len(ev) != 2 || !ev[1].Time.Equal(at) {
+		t.Errorf("events after %s of a flood = %+v; want a second one, of %s", bookDelay, ev, at)
+	}
 	for range maxGiven/batch - 1 {
 		d.turn(t.Context(), crowd)
 	}
@@ -144,9 +157,14 @@ func TestRecordedAfterTheCrowd(t *testing.T) {
 // the answers after it that it gives without.
 func TestRehearsal(t *testing.T) {
 	b, d, out := newTestDesk(t, nil)
+	d.out.conn = &Conn{iface: net.Interface{HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 1}}}
 	if n := d.rehearse(t.Context()); n != 2 {
 		t.Fatalf("%d answers rehearsed; want 2: an OFFER and an ACK of the one node that is here", n)
 	}
+	if d.out.kept[0] == nil || d.out.kept[1] == nil {
+		t.Error("the rehearsal has written no answers")
+	}
+	d.out.conn = nil
 	if got := out.next(); got != "" || d.out.n != 0 || len(d.given)+len(d.promised)+len(d.backlog) != 0 {
 		t.Errorf("the rehearsal has sent %q, and %d answers wait; want nothing", got, d.out.n)
 	}

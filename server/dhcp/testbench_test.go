@@ -67,6 +67,11 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	b.s, b.l = s, testLink(near)
+	t.Cleanup(func() {
+		if names := b.store.Changed(); len(names) > 0 {
+			t.Errorf("nodes %q were changed, which belong to the store", names)
+		}
+	})
 	return b
 }
 

@@ -122,12 +122,14 @@ func (c *nodeCache) withClientID(id dsas.ClientID) (dsas.Node, bool) {
 
 func (c *nodeCache) all() []dsas.Node {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.sorted == nil {
 		c.sorted = slices.SortedFunc(maps.Values(c.byID), func(a, b *dsas.Node) int { return naturalCompare(a.Name, b.Name) })
 	}
-	out := make([]dsas.Node, len(c.sorted))
-	for i, n := range c.sorted {
+	list := c.sorted // made anew when a node changes, never changed
+	c.mu.Unlock()
+	// DHCP looks nodes up for each packet: it does not wait for this.
+	out := make([]dsas.Node, len(list))
+	for i, n := range list {
 		out[i] = cloneNode(*n)
 	}
 	return out

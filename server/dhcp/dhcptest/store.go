@@ -4,9 +4,9 @@ package dhcptest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,7 +17,8 @@ import (
 // Store holds nodes, leases and what was recorded.
 type Store struct {
 	mu       sync.Mutex
-	nodes    []dsas.Node
+	nodes    []*dsas.Node
+	were     []string // as they were added
 	leases   map[netip.Addr]dsas.Lease
 	offers   map[dsas.MAC]netip.Addr
 	proven   map[netip.Addr]dsas.MAC
@@ -31,14 +32,18 @@ type Store struct {
 
 // New makes a Store with nodes.
 func New(nodes ...dsas.Node) *Store {
-	return &Store{nodes: nodes, leases: map[netip.Addr]dsas.Lease{}, offers: map[dsas.MAC]netip.Addr{}, proven: map[netip.Addr]dsas.MAC{}, unknown: map[dsas.MAC]dsas.Unknown{}, releases: map[string]*dsas.Release{}}
+	s := &Store{leases: map[netip.Addr]dsas.Lease{}, offers: map[dsas.MAC]netip.Addr{}, proven: map[netip.Addr]dsas.MAC{}, unknown: map[dsas.MAC]dsas.Unknown{}, releases: map[string]*dsas.Release{}}
+	for _, n := range nodes {
+		s.AddNode(n)
+	}
+	return s
 }
 
 // AddNode adds a node.
 func (s *Store) AddNode(n dsas.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.nodes = append(s.nodes, n)
+	s.nodes, s.were = append(s.nodes, &n), append(s.were, text(n))
 }
 
 // Publish makes roles bootable with b.
@@ -61,16 +66,40 @@ func (s *Store) Assigned(_ *dsas.Node, role string) (*dsas.Release, error) {
 func (s *Store) Nodes(context.Context) ([]dsas.Node, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.nodes), nil
+	list := make([]dsas.Node, len(s.nodes))
+	for i, n := range s.nodes {
+		list[i] = *n
+	}
+	return list, nil
 }
 
-// SharedNode finds a node.
+// SharedNode finds a node: the store's own.
 func (s *Store) SharedNode(mac dsas.MAC) *dsas.Node {
-	n, err := s.NodeByMAC(context.Background(), mac)
-	if err != nil {
-		return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.nodes {
+		if n.HasMAC(mac) {
+			return n
+		}
 	}
-	return &n
+	return nil
+}
+
+// Changed names the nodes that somebody has changed who was only shown them.
+func (s *Store) Changed() (names []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, n := range s.nodes {
+		if text(*n) != s.were[i] {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+func text(n dsas.Node) string {
+	b, err := json.Marshal(n)
+	return fmt.Sprint(string(b), err)
 }
 
 // NodeByMAC finds a node.
@@ -79,7 +108,7 @@ func (s *Store) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {
 		if n.HasMAC(mac) {
-			return n, nil
+			return *n, nil
 		}
 	}
 	return dsas.Node{}, fmt.Errorf("node with MAC %s: %w", mac, dsas.ErrNotFound)
@@ -91,7 +120,7 @@ func (s *Store) NodeByClientID(_ context.Context, id string) (dsas.Node, error) 
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {
 		if string(n.ClientID) == id && id != "" {
-			return n, nil
+			return *n, nil
 		}
 	}
 	return dsas.Node{}, fmt.Errorf("node with client id %s: %w", id, dsas.ErrNotFound)
