@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -368,6 +369,25 @@ func (r *rack) second(t *testing.T) dsas.BootSet {
 	return dsas.BootSet{Kernel: r.blob(kernel), Initramfs: r.blob([]byte("#!ipxe\necho the initrd runs\nsleep 600\n"))}
 }
 
+// escapes are a terminal's control sequences (ECMA-48, CSI).
+var escapes = regexp.MustCompile(`\x1b\[[0-9;=?]*[A-Za-z]`)
+
+// legible is what a person reads on a serial console: without control sequences,
+// which loaders put in the midst of a word, and each letter once where it comes
+// twice, as on a machine that is busy firmware's output does.
+func legible(text string) string {
+	text = escapes.ReplaceAllString(text, "")
+	var b strings.Builder
+	last := rune(-1)
+	for _, c := range text {
+		if c != last {
+			b.WriteRune(c)
+		}
+		last = c
+	}
+	return b.String()
+}
+
 // console waits until each text has come up on the node's console, in order.
 func (r *rack) console(file string, texts ...string) {
 	r.t.Helper()
@@ -377,9 +397,9 @@ func (r *rack) console(file string, texts ...string) {
 		if err != nil && !os.IsNotExist(err) {
 			r.t.Fatal(err)
 		}
-		rest, missing := string(b), ""
+		rest, missing := legible(string(b)), ""
 		for _, s := range texts {
-			_, after, ok := strings.Cut(rest, s)
+			_, after, ok := strings.Cut(rest, legible(s))
 			if !ok {
 				missing = s
 				break
@@ -458,4 +478,18 @@ func TestBIOSThroughNBP(t *testing.T) {
 	r.store.Publish(good, "web")
 	r.expect("http script", "http blob", "http blob")
 	r.console(file, "dsas: 52:54:00:99:00:01: node w1 boots as web, release web:1.", "dsas: 52:54:00:99:00:01: kernel failed", "trying again in 1 s", "trying again in 2 s", "dsas.server=http://10.99.0.1:8080: ")
+}
+
+func TestLegible(t *testing.T) {
+	for in, want := range map[string]string{
+		"dsas: 52:54:00:99:00\x1b[25;20H\x1b[25;21H:01: node w1": "dsas: 52:54:00:99:00:01: node w1",
+		"\x1b[06;03H lb (for this boott only)  \x1b[37m":         " lb (for this boot only)",
+	} {
+		if !strings.Contains(legible(in), legible(want)) {
+			t.Errorf("legible(%q) = %q; want %q in it", in, legible(in), legible(want))
+		}
+	}
+	if strings.Contains(legible("lb (for this boat only)"), legible("lb (for this boot only)")) {
+		t.Error("another word is taken for what was wanted")
+	}
 }
