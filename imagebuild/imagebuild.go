@@ -85,8 +85,10 @@ type Options struct {
 	// Report gets what is to be told of a role's image once it is built.
 	Report func(Report)
 
+	// Etc is where apt's configuration of the machine is; empty: /etc/apt.
+	Etc string
+
 	allow *allowance // of the role that is being built
-	etc   string     // apt's configuration of the machine; empty: /etc/apt
 
 	// lock is the cache's, handed on to what works in it (isolate).
 	lock *os.File

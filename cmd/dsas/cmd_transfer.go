@@ -103,7 +103,7 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 		Store: store, Source: c.Source, Registry: transfer.Registry{Insecure: c.Insecure}, Role: c.Role, Memory: memory,
 		Check: imagebuild.CheckFile, CheckSize: imagebuild.SecretSize, Tmp: cfg.path("cache"), Progress: say,
 		Modules: func(ctx context.Context, boot dsas.BootSet) (dsas.Part, error) {
-			return imagebuild.Modules(ctx, imagebuild.Options{Store: store, Cache: cfg.path("cache"), Progress: say}, def.Role, boot)
+			return imagebuild.Modules(ctx, buildOptions(cfg, store, say), def.Role, boot)
 		},
 	}
 	if c.Files {
@@ -112,8 +112,7 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 			for name, f := range below {
 				folders[name] = imagebuild.Folder(f)
 			}
-			opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Progress: say}
-			return imagebuild.RoleFiles(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS}, folders)
+			return imagebuild.RoleFiles(ctx, buildOptions(cfg, store, say), imagebuild.Definition{Role: def.Role, FS: def.FS}, folders)
 		}
 	}
 	if c.Kernel != "" {

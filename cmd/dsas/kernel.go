@@ -93,7 +93,7 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	if len(list) == 0 && want == "" {
 		return fmt.Errorf("no role has a release, so none needs another kernel: build some with: dsas image build: %w", dsas.ErrNotFound)
 	}
-	opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Locks: cfg.path("locks"), Progress: say}
+	opt := buildOptions(cfg, store, say)
 	out := kernelUpdate{Held: want != ""}
 	list, steps, at := kernelSteps(list)
 	out.Releases = steps

@@ -74,7 +74,7 @@ func (cmd *kernelLsCmd) available(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	list, err := imagebuild.Kernels(ctx, imagebuild.Options{Store: store, Cache: cfg.path("cache"), Locks: cfg.path("locks"), Progress: say})
+	list, err := imagebuild.Kernels(ctx, buildOptions(cfg, store, say))
 	if err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -231,4 +232,22 @@ func TestImportDefinition(t *testing.T) {
 	}
 	c.wantLine(c.ok(at(other, "import", "web", archive, "--trust-definition")...), "web:2", two.ID.Short())
 	c.wantLine(c.ok(at(other, "import", "web", archive)...), "web:2", two.ID.Short(), "was here already")
+}
+
+// TestImportKeepsKernel: an image that needs modules gets them by the lock that
+// builds keep to, in the state folder, and not by one in the cache.
+func TestImportKeepsKernel(t *testing.T) {
+	c := newCLI(t)
+	dir := filepath.Dir(c.socket)
+	transferStore(t, dir)
+	place := filepath.Join(dir, "locks", "kernel.lock")
+	if err := errors.Join(os.Mkdir(filepath.Dir(place), 0o755), os.WriteFile(place, []byte("damaged"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(root, tarBytes(t, "etc/motd", "foreign"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// lb has no release whose modules it could take.
+	c.fails(1, []string{"image", "import", "lb", root, "--kernel", "web:1", "--state", dir, "--config", os.DevNull, "--keys-dir", filepath.Join(t.TempDir(), "keys")}, place)
 }
