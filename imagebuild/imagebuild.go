@@ -119,8 +119,16 @@ func (o *Options) maxAge() time.Duration {
 // open checks o, makes the cache folder and takes its lock: one build at a
 // time per cache. Call the result to let go.
 func (o *Options) open(ctx context.Context) (unlock func(), err error) {
-	if o.Store == nil || o.Cache == "" {
-		return nil, fmt.Errorf("build: no store or no cache folder given: %w", dsas.ErrInvalid)
+	if o.Store == nil {
+		return nil, fmt.Errorf("build: no store given: %w", dsas.ErrInvalid)
+	}
+	return o.openCache(ctx)
+}
+
+// openCache is open for who needs no store.
+func (o *Options) openCache(ctx context.Context) (unlock func(), err error) {
+	if o.Cache == "" {
+		return nil, fmt.Errorf("build: no cache folder given: %w", dsas.ErrInvalid)
 	}
 	if o.Cache, err = filepath.Abs(o.Cache); err != nil {
 		return nil, fmt.Errorf("build: cache folder: %w", err)

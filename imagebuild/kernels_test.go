@@ -358,3 +358,22 @@ func TestModulesKeepKernel(t *testing.T) {
 	}
 	m.build("a build after it", false, older)
 }
+
+// TestKernelNotSettled: an update that fails at its last step names what it made,
+// and the next one takes that up.
+func TestKernelNotSettled(t *testing.T) {
+	const older, newer = "6.1.0-8-amd64", "6.1.0-9-amd64"
+	m := newKernelMirror(t)
+	m.publish(newer, older, newer)
+	web := RoleRelease{Release: oldRelease(t, m.opt.Store.(*blobs.Store), "web", "base", "modules")}
+	write(t, m.opt.Locks, map[string]string{"kernel.lock/in/the/way": ""})
+	if _, err := m.update(web, ""); err == nil || !strings.Contains(err.Error(), "not signed and not published: web:2; running it again mends that") {
+		t.Errorf("UpdateKernel that cannot let go of a kernel = %v; want web:2 named, and the way out", err)
+	}
+	if err := os.RemoveAll(m.opt.heldPlace()); err != nil {
+		t.Fatal(err)
+	}
+	if made, err := m.update(web, ""); err != nil || made.Name() != "web:2" {
+		t.Errorf("UpdateKernel again = %s, %v; want web:2", made.Name(), err)
+	}
+}
