@@ -30,7 +30,7 @@ type apt struct {
 }
 
 func openApt(ctx context.Context, opt *Options) (*apt, error) {
-	a := &apt{dir: filepath.Join(opt.Cache, "apt"), etc: cmp.Or(opt.etc, "/etc/apt"), opt: opt}
+	a := &apt{dir: filepath.Join(opt.Cache, "apt"), etc: cmp.Or(opt.Etc, "/etc/apt"), opt: opt}
 	a.conf = filepath.Join(a.dir, "apt.conf")
 	var err error
 	if a.suite, err = hostSuite("/etc/os-release"); err != nil {

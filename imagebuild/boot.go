@@ -36,8 +36,9 @@ type bootState struct {
 }
 
 // BuildBoot makes the kernel and initramfs that releases boot with, unless what
-// is in the store was made of the same inputs. It needs no privileges. Firmware is nil where the machine's apt sources have no
-// firmware packages (Debian's component non-free-firmware).
+// is in the store was made of the same inputs. It needs no privileges. Firmware is
+// nil where the machine's apt sources have no firmware packages (Debian's component
+// non-free-firmware).
 func BuildBoot(ctx context.Context, opt Options) (dsas.BootSet, error) {
 	unlock, err := opt.open(ctx)
 	if err != nil {

@@ -303,8 +303,8 @@ func checkFindings(t *testing.T, opt Options, storeDir string, boot dsas.BootSet
 func checkLock(t *testing.T, opt Options, storeDir string, boot dsas.BootSet) {
 	opt = otherCache(t, opt, "base", "apt", "layers")
 	opt.Store = testStore(t, storeDir)
-	opt.etc = filepath.Join(t.TempDir(), "apt")
-	if out, err := exec.Command("cp", "-a", "/etc/apt", opt.etc).CombinedOutput(); err != nil {
+	opt.Etc = filepath.Join(t.TempDir(), "apt")
+	if out, err := exec.Command("cp", "-a", "/etc/apt", opt.Etc).CombinedOutput(); err != nil {
 		t.Fatalf("cp: %v\n%s", err, out)
 	}
 	suite, err := hostSuite("/etc/os-release")
@@ -312,7 +312,7 @@ func checkLock(t *testing.T, opt Options, storeDir string, boot dsas.BootSet) {
 		t.Fatal(err)
 	}
 	mirror := filepath.Join(opt.Cache, "mirror")
-	write(t, opt.etc, map[string]string{"sources.list.d/probe.list": "deb [trusted=yes] copy:" + mirror + " " + suite + "/\n"})
+	write(t, opt.Etc, map[string]string{"sources.list.d/probe.list": "deb [trusted=yes] copy:" + mirror + " " + suite + "/\n"})
 	var report Report
 	opt.Report = func(r Report) { report = r }
 	round := 0

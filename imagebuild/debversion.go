@@ -7,6 +7,12 @@ import (
 
 // compareVersions orders versions of packages as dpkg does (Debian Policy section
 // 5.6.12, deb-version(7)): negative where a is older than b.
+//
+// It is our own since these sixty lines are all there is to it: a library for it
+// would be a dependency to follow for one function, with a parser that refuses
+// versions which apt has taken already, and dpkg --compare-versions answers by its
+// exit status for one pair, which is a process for each comparison of a sort. The
+// tests hold it against dpkg.
 func compareVersions(a, b string) int {
 	epochA, a := cutEpoch(a)
 	epochB, b := cutEpoch(b)

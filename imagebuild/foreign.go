@@ -24,7 +24,7 @@ func CheckFile(name string, content []byte) error {
 }
 
 // Modules gives the layer with the modules of boot's kernel that a build of the
-// role would make. It wants the packages of that kernel: Debian's newest.
+// role would make. That kernel must be the one that builds take.
 func Modules(ctx context.Context, opt Options, role dsas.Role, boot dsas.BootSet) (dsas.Part, error) {
 	fail := func(err error) (dsas.Part, error) {
 		return dsas.Part{}, fmt.Errorf("modules of kernel %s: %w", boot.Release, err)
@@ -38,12 +38,18 @@ func Modules(ctx context.Context, opt Options, role dsas.Role, boot dsas.BootSet
 	if err != nil {
 		return fail(err)
 	}
-	k, err := findKernel(ctx, &opt, a)
+	cur, err := pickKernel(ctx, &opt, a)
+	if err != nil {
+		return fail(fmt.Errorf("find kernel: %w", err))
+	}
+	// Before it is unpacked and kept: what is refused leaves builds with the kernel
+	// they had, and the cache with its files.
+	if cur.Kernel.Release != boot.Release {
+		return fail(fmt.Errorf("the packages are of kernel %s; build a release with it and import again: dsas image build %s: %w", cur.Kernel.Release, role.Name, dsas.ErrConflict))
+	}
+	k, err := cur.take(ctx, &opt, a)
 	if err != nil {
 		return fail(err)
-	}
-	if k.Release != boot.Release {
-		return fail(fmt.Errorf("the packages are of kernel %s; build a release with it and import again: dsas image build %s: %w", k.Release, role.Name, dsas.ErrConflict))
 	}
 	work := filepath.Join(opt.Cache, "work") // of a killed build, if it is there: this holds the lock
 	if err := os.RemoveAll(work); err != nil {

@@ -2,6 +2,7 @@ package imagebuild
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -14,8 +15,15 @@ import (
 )
 
 // maxScript bounds what is read of a service's program, in bytes: what is larger
-// is no script.
-const maxScript = 1 << 20
+// is no script. maxScripts bounds all that is read of an image.
+const (
+	maxScript  = 1 << 20
+	maxScripts = 64 << 20
+)
+
+// ScriptsTooLarge is the rule that an image breaks whose services have too much to
+// be read.
+const ScriptsTooLarge = "scripts-too-large"
 
 // servicesFolder is where an image has its role's services.
 const servicesFolder = "etc/dsas/services/"
@@ -37,29 +45,58 @@ func CheckServices(ctx context.Context, store Blobs, role dsas.Role, parts []dsa
 		return fail(err)
 	}
 	tree := layers.NewTree()
+	room := scriptRoom{left: maxScripts}
 	for _, p := range parts {
-		l, err := readScripts(ctx, store, p)
+		l, err := readScripts(ctx, store, p, &room)
 		if err != nil {
 			return fail(fmt.Errorf("layer %s: %w", p.Title, err))
 		}
 		tree.Apply(l)
 	}
 	files, all := foreignTree(tree)
-	found, _ := allow.split(checkServices(role, files, all))
+	found, _ := allow.split(append(checkServices(role, files, all), room.findings()...))
 	for i := range found {
 		found[i].Path = "/etc/dsas/" + found[i].Path
 	}
 	return found, nil
 }
 
-func readScripts(ctx context.Context, store Blobs, p dsas.Part) (*layers.Layer, error) {
+// scriptRoom is how much of an image's services may still be read.
+type scriptRoom struct {
+	left  int64  // bytes
+	first string // file that had no room, "" where all had
+}
+
+func (r *scriptRoom) take(name string, size int64) bool {
+	if size > maxScript {
+		return false
+	}
+	if size > r.left || r.first != "" {
+		r.first = cmp.Or(r.first, name)
+		return false
+	}
+	r.left -= size
+	return true
+}
+
+// findings tells of what was not read, and so not checked.
+func (r *scriptRoom) findings() []Finding {
+	if r.first == "" {
+		return nil
+	}
+	return []Finding{{Path: strings.TrimPrefix(r.first, "etc/dsas/"), Rule: ScriptsTooLarge,
+		Reason: fmt.Sprintf("the files of the image's services are more than %d MiB together, and from this one on they are not checked", maxScripts>>20),
+		Way:    "keep data elsewhere than in /" + servicesFolder}}
+}
+
+func readScripts(ctx context.Context, store Blobs, p dsas.Part, room *scriptRoom) (*layers.Layer, error) {
 	f, _, err := store.Blob(p.Digest)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	return layers.ReadKeeping(ctx, f, func(name string, h *tar.Header) bool {
-		return strings.HasPrefix(name, servicesFolder) && h.Size <= maxScript
+		return strings.HasPrefix(name, servicesFolder) && room.take(name, h.Size)
 	})
 }
 

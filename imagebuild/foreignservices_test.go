@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"dsas"
@@ -70,6 +72,38 @@ func TestCheckForeignServices(t *testing.T) {
 		{"one file by two names", []dsas.Part{base, dir.layer(t, run("a", "#!/bin/none\n"), tar.Header{Name: "etc/dsas/services/b/run", Typeflag: tar.TypeLink, Linkname: "./etc/dsas/services/a/run"})}, nil, []string{"/etc/dsas/services/a/run: interpreter-missing", "/etc/dsas/services/b/run: interpreter-missing"}},
 	} {
 		role.Allow = c.allow
+		found, err := CheckServices(t.Context(), dir, role, c.parts)
+		var got []string
+		for _, f := range found {
+			got = append(got, f.Path+": "+f.Rule)
+		}
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: CheckServices = %q, %v; want %q", c.name, got, err, c.want)
+		}
+	}
+}
+
+// TestCheckManyScripts: what is read of an image's services is bounded over all
+// its layers, and what is not looked at is told.
+func TestCheckManyScripts(t *testing.T) {
+	dir := blobFolder(t.TempDir())
+	const half = maxScripts / maxScript / 2
+	layer := func(from, n int) dsas.Part {
+		headers := []tar.Header{{Name: "etc/dsas/services/a/run", Mode: 0o755, Uname: "\x7fELF"}, {Name: "etc/dsas/services/a/large", Mode: 0o755, Uname: strings.Repeat("x", maxScript+1)}}
+		for i := range n {
+			headers = append(headers, tar.Header{Name: fmt.Sprintf("etc/dsas/services/a/data/%03d", from+i), Mode: 0o755, Uname: strings.Repeat("x", maxScript-8)})
+		}
+		return dir.layer(t, headers...)
+	}
+	role := dsas.Role{Name: "x", Services: []dsas.Service{{Name: "a"}}}
+	for _, c := range []struct {
+		name  string
+		parts []dsas.Part
+		want  []string
+	}{
+		{"what has room", []dsas.Part{layer(0, half), layer(half, half)}, nil},
+		{"one more", []dsas.Part{layer(0, half), layer(half, half+1)}, []string{fmt.Sprintf("/etc/dsas/services/a/data/%03d: scripts-too-large", 2*half)}},
+	} {
 		found, err := CheckServices(t.Context(), dir, role, c.parts)
 		var got []string
 		for _, f := range found {

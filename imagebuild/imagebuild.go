@@ -85,8 +85,10 @@ type Options struct {
 	// Report gets what is to be told of a role's image once it is built.
 	Report func(Report)
 
+	// Etc is where apt's configuration of the machine is; empty: /etc/apt.
+	Etc string
+
 	allow *allowance // of the role that is being built
-	etc   string     // apt's configuration of the machine; empty: /etc/apt
 
 	// lock is the cache's, handed on to what works in it (isolate).
 	lock *os.File
@@ -117,8 +119,16 @@ func (o *Options) maxAge() time.Duration {
 // open checks o, makes the cache folder and takes its lock: one build at a
 // time per cache. Call the result to let go.
 func (o *Options) open(ctx context.Context) (unlock func(), err error) {
-	if o.Store == nil || o.Cache == "" {
-		return nil, fmt.Errorf("build: no store or no cache folder given: %w", dsas.ErrInvalid)
+	if o.Store == nil {
+		return nil, fmt.Errorf("build: no store given: %w", dsas.ErrInvalid)
+	}
+	return o.openCache(ctx)
+}
+
+// openCache is open for who needs no store.
+func (o *Options) openCache(ctx context.Context) (unlock func(), err error) {
+	if o.Cache == "" {
+		return nil, fmt.Errorf("build: no cache folder given: %w", dsas.ErrInvalid)
 	}
 	if o.Cache, err = filepath.Abs(o.Cache); err != nil {
 		return nil, fmt.Errorf("build: cache folder: %w", err)

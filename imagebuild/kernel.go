@@ -64,6 +64,11 @@ func findKernel(ctx context.Context, opt *Options, a *apt) (*kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find kernel: %w", err)
 	}
+	return cur.take(ctx, opt, a)
+}
+
+// take unpacks the kernel and keeps it.
+func (cur *currentKernel) take(ctx context.Context, opt *Options, a *apt) (*kernel, error) {
 	if err := cur.Kernel.unpack(ctx, opt, a); err != nil {
 		return nil, err
 	}

@@ -48,11 +48,11 @@ type KernelList struct {
 	All    []KernelID // by version, the newest first, of all flavours
 }
 
-// Kernels asks the mirrors which kernels they have. Nothing is built; package
-// lists are fetched.
+// Kernels asks the mirrors which kernels they have. Nothing is built, and
+// no store needed; package lists are fetched.
 func Kernels(ctx context.Context, opt Options) (KernelList, error) {
 	var l KernelList
-	unlock, err := opt.open(ctx)
+	unlock, err := opt.openCache(ctx)
 	if err != nil {
 		return l, err
 	}
@@ -151,6 +151,13 @@ func (o *Options) heldKernel() (*kernel, error) {
 		return nil, err
 	}
 	return nil, fmt.Errorf("%s: want one kernel's package and its version; dsas kernel update --to writes it anew, and without --to removes it: %w", place, dsas.ErrInvalid)
+}
+
+// KernelHeld tells whether a kernel was asked for, also by a file that is damaged:
+// UpdateKernel lets go of either.
+func KernelHeld(opt Options) bool {
+	_, err := os.Stat(opt.heldPlace())
+	return err == nil
 }
 
 // holdKernel has builds keep k if it was asked for, and else none.

@@ -120,7 +120,7 @@ func newKernelMirror(t *testing.T) *kernelMirror {
 		t.Fatal(err)
 	}
 	m.opt = Options{
-		Store: testStore(t, filepath.Join(top, "images")), Cache: filepath.Join(top, "cache"), Locks: filepath.Join(top, "locks"), etc: filepath.Join(top, "etc"),
+		Store: testStore(t, filepath.Join(top, "images")), Cache: filepath.Join(top, "cache"), Locks: filepath.Join(top, "locks"), Etc: filepath.Join(top, "etc"),
 		InitPath: filepath.Join(top, "init"), BBPath: filepath.Join(top, "bb"),
 	}
 	return m
@@ -315,4 +315,65 @@ func TestKernelAskedFor(t *testing.T) {
 		t.Errorf("UpdateKernel over a damaged %s: %v", m.opt.heldPlace(), err)
 	}
 	m.build("an ordinary build", false, newest)
+}
+
+// TestModulesKeepKernel: modules for an image from elsewhere are those of the
+// kernel that was asked for, over an emptied cache too, and for another kernel
+// nothing is fetched, kept or removed.
+func TestModulesKeepKernel(t *testing.T) {
+	const older, newer = "6.1.0-8-amd64", "6.1.0-9-amd64"
+	m := newKernelMirror(t)
+	m.publish(newer, older, newer)
+	web := RoleRelease{Release: oldRelease(t, m.opt.Store.(*blobs.Store), "web", "base", "modules")}
+	made, err := m.update(web, older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := func() []string {
+		t.Helper()
+		entries, err := filepath.Glob(filepath.Join(m.opt.Cache, "kernel/*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return entries
+	}
+	before := kept()
+	if _, err := Modules(t.Context(), m.opt, dsas.Role{Name: "web"}, dsas.BootSet{Release: newer}); !errors.Is(err, dsas.ErrConflict) || !strings.Contains(err.Error(), "of kernel "+older) {
+		t.Errorf("Modules of %s = %v; want ErrConflict, which names %s", newer, err, older)
+	}
+	if got := kept(); !reflect.DeepEqual(got, before) {
+		t.Errorf("after it the cache has %q; want %q", got, before)
+	}
+	if err := os.RemoveAll(m.opt.Cache); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Modules(t.Context(), m.opt, dsas.Role{Name: "web"}, dsas.BootSet{Release: newer}); !errors.Is(err, dsas.ErrConflict) {
+		t.Errorf("Modules of %s with an empty cache = %v; want ErrConflict", newer, err)
+	}
+	if got := kept(); len(got) != 0 {
+		t.Errorf("after it the cache has %q; want nothing fetched", got)
+	}
+	if p, err := Modules(t.Context(), m.opt, dsas.Role{Name: "web"}, made.Boot); err != nil || p.DiffID != made.Manifest.Parts[1].DiffID {
+		t.Errorf("Modules of %s with an empty cache = %+v, %v; want the layer of %s", older, p, err, made.Name())
+	}
+	m.build("a build after it", false, older)
+}
+
+// TestKernelNotSettled: an update that fails at its last step names what it made,
+// and the next one takes that up.
+func TestKernelNotSettled(t *testing.T) {
+	const older, newer = "6.1.0-8-amd64", "6.1.0-9-amd64"
+	m := newKernelMirror(t)
+	m.publish(newer, older, newer)
+	web := RoleRelease{Release: oldRelease(t, m.opt.Store.(*blobs.Store), "web", "base", "modules")}
+	write(t, m.opt.Locks, map[string]string{"kernel.lock/in/the/way": ""})
+	if _, err := m.update(web, ""); err == nil || !strings.Contains(err.Error(), "not signed and not published: web:2; running it again mends that") {
+		t.Errorf("UpdateKernel that cannot let go of a kernel = %v; want web:2 named, and the way out", err)
+	}
+	if err := os.RemoveAll(m.opt.heldPlace()); err != nil {
+		t.Fatal(err)
+	}
+	if made, err := m.update(web, ""); err != nil || made.Name() != "web:2" {
+		t.Errorf("UpdateKernel again = %s, %v; want web:2", made.Name(), err)
+	}
 }

@@ -6,15 +6,17 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"dsas"
 )
 
 // KernelNews asks the mirrors for the kernel that UpdateKernel would take: the one
 // that was last built with (nil: none yet) and the one asked for by its uname -r,
-// with "" the newest there is now. Nothing is built; package lists are fetched.
+// with "" the newest there is now. Nothing is built, and no store
+// needed; package lists are fetched.
 func KernelNews(ctx context.Context, opt Options, release string) (was *KernelID, now KernelID, err error) {
-	unlock, err := opt.open(ctx)
+	unlock, err := opt.openCache(ctx)
 	if err != nil {
 		return nil, now, err
 	}
@@ -108,7 +110,10 @@ func updateKernel(ctx context.Context, opt *Options, list []RoleRelease, release
 		return none, nil, err
 	}
 	// Not before: what fails leaves builds with the kernel they had.
-	return boot, out, k.settle(opt, a)
+	if err := k.settle(opt, a); err != nil {
+		return none, nil, notSettled(err, list, out)
+	}
+	return boot, out, nil
 }
 
 // releasesWith makes of each release one with the kernel and boot set.
@@ -139,6 +144,21 @@ func releasesWith(ctx context.Context, opt *Options, k *kernel, boot dsas.BootSe
 		out = append(out, made)
 	}
 	return out, nil
+}
+
+// notSettled is the error of a settle that failed, after releases were made: it
+// names them, and the way out.
+func notSettled(err error, list []RoleRelease, made []dsas.Release) error {
+	var names []string
+	for i, r := range made {
+		if r.ID != list[i].Release.ID {
+			names = append(names, r.Name())
+		}
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("%w; run it again", err)
+	}
+	return fmt.Errorf("%w; made, not signed and not published: %s; running it again mends that", err, strings.Join(names, ", "))
 }
 
 // settle makes k what later builds take: for good where it was asked for.

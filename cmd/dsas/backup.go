@@ -30,8 +30,12 @@ const (
 	inBlobs   = "images/blobs/sha256"
 )
 
+// heldKernel names, in the state folder, the kernel that builds keep, since the
+// newest did harm: a machine that takes over must not go back to that.
+const heldKernel = "locks/kernel.lock"
+
 // stateFiles are what a backup holds of the state folder beside dsas.db.
-var stateFiles = []string{"key", "tls.crt", "tls.key"}
+var stateFiles = []string{"key", "tls.crt", "tls.key", heldKernel}
 
 type backupRequest struct {
 	Config     config

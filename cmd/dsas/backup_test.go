@@ -146,6 +146,7 @@ func TestBackupRestore(t *testing.T) {
 	}
 	from.write("state/tls.crt", "certificate")
 	from.write("state/tls.key", "its key")
+	from.write("state/locks/kernel.lock", "linux-image-6.1.0-8-amd64 6.1.8-1\n")
 	images, err := blobs.Open(filepath.Join(from.state, "images"))
 	if err != nil {
 		t.Fatal(err)
@@ -198,10 +199,13 @@ func TestBackupRestore(t *testing.T) {
 			if pw, err := restored.BMCPassword(t.Context(), "w001"); err != nil || pw != "hidden-words" {
 				t.Errorf("restored BMC password = %q, %v; want it", pw, err)
 			}
-			for name, want := range map[string]string{"state/tls.key": "its key", "etc/dsas.yaml": "interfaces: [eth7]\n", "etc/roles/mine/role.yaml": "name: mine\n"} {
+			for name, want := range map[string]string{"state/tls.key": "its key", "state/locks/kernel.lock": "linux-image-6.1.0-8-amd64 6.1.8-1\n", "etc/dsas.yaml": "interfaces: [eth7]\n", "etc/roles/mine/role.yaml": "name: mine\n"} {
 				if got, err := os.ReadFile(filepath.Join(filepath.Dir(to.state), name)); err != nil || string(got) != want {
 					t.Errorf("%s = %q, %v; want %q", name, got, err, want)
 				}
+			}
+			if fi, err := os.Stat(filepath.Join(to.state, heldKernel)); err != nil || fi.Mode().Perm() != 0o644 {
+				t.Errorf("mode of %s = %v, %v; want 0644", heldKernel, fi.Mode(), err)
 			}
 			if got, err := os.Readlink(filepath.Join(to.etc, "roles/mine/files/etc/link")); err != nil || got != "real" {
 				t.Errorf("a role's link = %q, %v; want it to lead to real", got, err)

@@ -90,11 +90,10 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	if err != nil {
 		return out, err
 	}
-	opt := imagebuild.Options{
-		Store: store, Cache: cfg.path("cache"), InitPath: initPath, BBPath: bbPath, Keys: initramfsKeys(trusted),
-		Refresh: req.Refresh, Progress: req.Progress, Fraction: req.Fraction, Allow: req.Allow, Locks: cfg.path("locks"),
-		Report: func(r imagebuild.Report) { out.Reports = append(out.Reports, r) },
-	}
+	opt := buildOptions(cfg, store, req.Progress)
+	opt.InitPath, opt.BBPath, opt.Keys = initPath, bbPath, initramfsKeys(trusted)
+	opt.Refresh, opt.Fraction, opt.Allow = req.Refresh, req.Fraction, req.Allow
+	opt.Report = func(r imagebuild.Report) { out.Reports = append(out.Reports, r) }
 	if out.Boot, err = imagebuild.BuildBoot(ctx, opt); err != nil {
 		return out, err
 	}
@@ -128,6 +127,19 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 		}
 	}
 	return out, nil
+}
+
+// aptFolder is in tests where apt's configuration is.
+var aptFolder string
+
+// buildOptions are those of whatever builds into the state folder: all of them
+// keep to the same locks, and so to the kernel that was asked for.
+func buildOptions(cfg config, store *blobs.Store, say func(string)) imagebuild.Options {
+	opt := imagebuild.Options{Cache: cfg.path("cache"), Locks: cfg.path("locks"), Etc: aptFolder, Progress: say}
+	if store != nil { // else it would be a Store that is not nil
+		opt.Store = store
+	}
+	return opt
 }
 
 // makeImages makes the image store where there is none yet: for who puts the first

@@ -690,6 +690,7 @@ func (c *cliTest) imageRefuses() {
 		{1, words("image rollback wbe"), []string{`role "wbe": does not exist`, `did you mean "web"?`}},
 		{1, words("image rollback web nope"), []string{`role "nope": does not exist`}},
 		{1, words("image rollback lb"), []string{"role lb: nothing is published"}},
+		{2, words("image rollback web lb web"), []string{"role web is named twice"}},
 		{2, words("image rollback web:1"), []string{"name the role alone"}},
 		{2, []string{"image", "rollback", ""}, []string{`"" is no role's name`}},
 		{2, []string{"image", "show", ""}, []string{`release ""`, "web:7"}},

@@ -25,8 +25,8 @@ type backupCmd struct {
 func (*backupCmd) Help() string {
 	return `Copies the server's state into one file, also while the server runs: the
 database as it is at one moment, the key that opens its secrets, the keys that
-sign releases, certificate, configuration and your own roles, and which images
-are current. As root, on the server itself.
+sign releases, certificate, configuration and your own roles, the kernel that was
+asked for, and which images are current. As root, on the server itself.
 
 WHOEVER HAS THE FILE HAS EVERY SECRET: it has the key in it, without which the
 database would be of no use as a backup. It is made with mode 0600; encrypt it

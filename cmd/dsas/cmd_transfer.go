@@ -77,6 +77,9 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, clean(line)) }
+	if err := transfer.CheckPlace(c.Source); err != nil { // of a slip in it nothing is made
+		return err
+	}
 	if err := makeImages(cfg); err != nil {
 		return err
 	}
@@ -103,7 +106,7 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 		Store: store, Source: c.Source, Registry: transfer.Registry{Insecure: c.Insecure}, Role: c.Role, Memory: memory,
 		Check: imagebuild.CheckFile, CheckSize: imagebuild.SecretSize, Tmp: cfg.path("cache"), Progress: say,
 		Modules: func(ctx context.Context, boot dsas.BootSet) (dsas.Part, error) {
-			return imagebuild.Modules(ctx, imagebuild.Options{Store: store, Cache: cfg.path("cache"), Progress: say}, def.Role, boot)
+			return imagebuild.Modules(ctx, buildOptions(cfg, store, say), def.Role, boot)
 		},
 	}
 	if c.Files {
@@ -112,8 +115,7 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 			for name, f := range below {
 				folders[name] = imagebuild.Folder(f)
 			}
-			opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Progress: say}
-			return imagebuild.RoleFiles(ctx, opt, imagebuild.Definition{Role: def.Role, FS: def.FS}, folders)
+			return imagebuild.RoleFiles(ctx, buildOptions(cfg, store, say), imagebuild.Definition{Role: def.Role, FS: def.FS}, folders)
 		}
 	}
 	if c.Kernel != "" {
@@ -126,19 +128,27 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	out := imported{Imported: made}
+	// First of all, and whatever else comes: a release that is there and not signed
+	// is one that nodes refuse.
+	signed := []dsas.Release{out.Release}
+	if err := signBuilt(context.WithoutCancel(ctx), store, keys, signers, signed, say); err != nil {
+		return err
+	}
+	out.Release = signed[0]
 	role := roleOf(def, out.Release)
 	found, err := imagebuild.CheckServices(ctx, store, role, out.Release.Manifest.Parts)
 	if err != nil {
 		return err
 	}
 	out.note(role, found)
-	signed := []dsas.Release{out.Release}
-	if err := signBuilt(ctx, store, keys, signers, signed, say); err != nil {
-		return err
+	publish := !c.NoPublish && (len(found) == 0 || c.Publish)
+	out.Published = publish
+	if out.Same && !publish {
+		if out.Published, err = a.nodesBoot(ctx, store, out.Release); err != nil {
+			return err
+		}
 	}
-	out.Release = signed[0]
-	out.Published = !c.NoPublish && (len(found) == 0 || c.Publish)
-	if out.Published {
+	if publish {
 		if err := store.Propose(out.Release.ID); err != nil {
 			return err
 		}
@@ -153,10 +163,28 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	return c.unpublished(out.Release)
 }
 
+// nodesBoot tells whether a role's nodes follow a release already, as a server that
+// runs says; without one that has the release, whether it was proposed last.
+func (a *app) nodesBoot(ctx context.Context, store *blobs.Store, r dsas.Release) (bool, error) {
+	c, err := a.client()
+	if err != nil {
+		return false, err
+	}
+	if views, err := c.Releases(ctx, r.Role); err == nil {
+		for _, v := range views {
+			if v.ID == r.ID {
+				return v.Current, nil
+			}
+		}
+	}
+	proposed, err := store.Proposals()
+	return err == nil && proposed[r.Role] == r.ID, err
+}
+
 // imported is what image import tells programs.
 type imported struct {
 	transfer.Imported
-	Published bool `json:"published"` // nodes are to boot it from now on
+	Published bool `json:"published"` // nodes are to boot it from now on, or do so already
 }
 
 // note adds what the checks found in it, and which of the role's services have a
@@ -164,7 +192,11 @@ type imported struct {
 func (out *imported) note(role dsas.Role, found []imagebuild.Finding) {
 	missing := map[string]bool{}
 	for _, f := range found {
-		out.Warnings = append(out.Warnings, fmt.Sprintf("%s: %s: nodes would report failed", f.Path, f.Reason))
+		then := "nodes would report failed"
+		if f.Rule == imagebuild.ScriptsTooLarge {
+			then = "nodes may report failed"
+		}
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%s: %s: %s", f.Path, f.Reason, then))
 		missing[f.Path] = missing[f.Path] || f.Rule == imagebuild.RunMissing
 	}
 	services := append([]string{}, out.Services...)
@@ -187,6 +219,9 @@ func (out *imported) print(a *app) error {
 	what := "from " + out.Kind
 	if out.Same {
 		what = "was here already"
+		if out.Published {
+			what += "; nodes boot it"
+		}
 	}
 	a.printf("%-10s %s  %s, %s, kernel %s, %s\n", r.Name(), r.ID.Short(), dsas.Count(len(r.Manifest.Parts), "layer"), size(r.Manifest.Size()), clean(r.Boot.Release), what)
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -227,9 +228,12 @@ Examples:
 }
 
 func (cmd *imageRollbackCmd) Run(ctx context.Context, a *app) error {
-	for _, role := range cmd.Roles {
+	for i, role := range cmd.Roles {
 		if err := dsas.CheckName("role", role); err != nil {
 			return usagef("%q is no role's name; name the role alone, as web", role)
+		}
+		if slices.Contains(cmd.Roles[:i], role) { // a slip, and would go back two releases
+			return usagef("role %s is named twice; to go back two releases, run it twice", role)
 		}
 	}
 	c, err := a.client()

@@ -80,20 +80,33 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, line) }
+	// A kernel that is asked for is also for what is built next, and letting go of
+	// one is too: both need no release, and no store yet.
+	held := imagebuild.KernelHeld(buildOptions(cfg, nil, say))
+	alone := want != "" || held
+	if alone && !cmd.DryRun {
+		if err := makeImages(cfg); err != nil {
+			return err
+		}
+	}
 	store, letGo, err := holdImages(ctx, cfg, say)
-	if err != nil {
+	switch {
+	case alone && errors.Is(err, dsas.ErrNotFound): // a rehearsal makes none
+	case err != nil:
 		return err
+	default:
+		defer letGo()
 	}
-	defer letGo()
-	list, err := a.followed(ctx, store)
-	if err != nil {
-		return err
+	var list []dsas.Release
+	if store != nil {
+		if list, err = a.followed(ctx, store); err != nil {
+			return err
+		}
 	}
-	// A kernel that is asked for is also for what is built next.
-	if len(list) == 0 && want == "" {
+	if len(list) == 0 && !alone {
 		return fmt.Errorf("no role has a release, so none needs another kernel: build some with: dsas image build: %w", dsas.ErrNotFound)
 	}
-	opt := imagebuild.Options{Store: store, Cache: cfg.path("cache"), Locks: cfg.path("locks"), Progress: say}
+	opt := buildOptions(cfg, store, say)
 	out := kernelUpdate{Held: want != ""}
 	list, steps, at := kernelSteps(list)
 	out.Releases = steps
@@ -102,7 +115,7 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 			say("left as it is: " + s.Skipped)
 		}
 	}
-	if len(list) == 0 && want == "" {
+	if len(list) == 0 && !alone {
 		return fmt.Errorf("no role has a release that can get another kernel: %w", dsas.ErrNotFound)
 	}
 	if out.Built, out.Kernel, err = imagebuild.KernelNews(ctx, opt, want); err != nil {
@@ -133,6 +146,9 @@ func (cmd *kernelUpdateCmd) Run(ctx context.Context, a *app) error {
 	}
 	if err := signBuilt(ctx, store, keys, signers, made, say); err != nil {
 		return err
+	}
+	if held && want == "" {
+		say("builds keep no kernel any more: the one that was asked for is let go")
 	}
 	out.Kernel.Release = boot.Release
 	for i, r := range made {

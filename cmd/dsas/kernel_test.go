@@ -2,6 +2,12 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -101,4 +107,106 @@ func TestProposeAll(t *testing.T) {
 	if got := propose(one, two); !strings.Contains(got, "nodes do not get release web:2") || !strings.Contains(got, "dsas image publish web:2") {
 		t.Errorf("after a roll-back it says %q; want that nodes stay, and the way out", got)
 	}
+}
+
+// tinyMirror has apt look at a mirror of our own, with these kernels, of which the
+// first is the newest. They boot nothing; nor do the programs for the initramfs.
+func tinyMirror(t *testing.T, kernels ...string) {
+	t.Helper()
+	for _, program := range []string{"apt-get", "dpkg-deb", "zstd", "depmod"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(err)
+		}
+	}
+	top := t.TempDir()
+	put := func(name, text string, mode os.FileMode) {
+		t.Helper()
+		name = filepath.Join(top, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, []byte(text), mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, suite, found := strings.Cut(string(release), "VERSION_CODENAME=")
+	if suite, _, _ = strings.Cut(suite, "\n"); !found {
+		t.Skip("no Debian")
+	}
+	var list strings.Builder
+	deb := func(name, version, more string) {
+		t.Helper()
+		control := "Package: " + name + "\nVersion: " + version + "\nArchitecture: amd64\nMaintainer: x <x@example.net>\n" + more + "Description: probe\n"
+		put(name+"/DEBIAN/control", control, 0o644)
+		file := filepath.Join(top, "mirror", suite, name+".deb")
+		put("mirror/"+suite+"/x", "", 0o644)
+		if out, err := exec.Command("dpkg-deb", "-Znone", "--root-owner-group", "-b", filepath.Join(top, name), file).CombinedOutput(); err != nil {
+			t.Fatalf("dpkg-deb: %v\n%s", err, out)
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&list, "%sFilename: %s/%s.deb\nSize: %d\nSHA256: %x\n\n", control, suite, name, len(b), sha256.Sum256(b))
+	}
+	for i, k := range kernels {
+		for name, text := range map[string]string{"boot/vmlinuz-" + k: "kernel " + k, "lib/modules/" + k + "/modules.order": "", "lib/modules/" + k + "/modules.builtin": "",
+			"lib/modules/" + k + "/modules.builtin.modinfo": "", "lib/modules/" + k + "/kernel/drivers/net/x": k} {
+			put("linux-image-"+k+"/"+name, text, 0o644)
+		}
+		deb("linux-image-"+k, fmt.Sprintf("6.1.%d-1", 100-i), "")
+	}
+	deb("linux-image-amd64", "6.1.100-1", "Depends: linux-image-"+kernels[0]+" (= 6.1.100-1)\n")
+	put("mirror/"+suite+"/Packages", list.String(), 0o644)
+	put("apt/sources.list", "deb [trusted=yes] copy:"+filepath.Join(top, "mirror")+" "+suite+"/\n", 0o644)
+	put("lib/dsas-init", "init", 0o755)
+	put("lib/bb", "#!/bin/sh\necho ' - gosh' >&2\nexit 1\n", 0o755) // as gobusybox lists its commands
+	t.Setenv("DSAS_LIB", filepath.Join(top, "lib"))
+	aptFolder = filepath.Join(top, "apt")
+	t.Cleanup(func() { aptFolder = "" })
+}
+
+// TestKernelBeforeFirstBuild: a kernel can be picked before there is a store, and
+// be let go before there is a release that could get another.
+func TestKernelBeforeFirstBuild(t *testing.T) {
+	const older, newer = "6.1.0-8-amd64", "6.1.0-9-amd64"
+	tinyMirror(t, newer, older)
+	c := newCLI(t)
+	dir := t.TempDir()
+	place := filepath.Join(dir, "locks", "kernel.lock")
+	kernel := func(args ...string) []string {
+		return append([]string{"kernel"}, append(args, "--state", dir, "--config", os.DevNull, "--keys-dir", filepath.Join(dir, "keys"))...)
+	}
+	there := func(name string) bool { _, err := os.Stat(name); return err == nil }
+
+	c.fails(1, kernel("update"), "there is no image store")
+	c.wantLine(c.ok(kernel("ls", "--available")...), older)
+	c.wantLine(c.ok(kernel("update", "--to", older, "--dry-run")...), "kernel "+older, "builds would keep")
+	if there(filepath.Join(dir, "images")) || there(place) {
+		t.Error("a list or a rehearsal has made a store or held a kernel")
+	}
+	c.wantLine(c.ok(kernel("update", "--to", older)...), "kernel "+older, "which builds keep")
+	if b, err := os.ReadFile(place); err != nil || !strings.Contains(string(b), "linux-image-"+older+" ") {
+		t.Errorf("%s = %q, %v; want %s in it", place, b, err, older)
+	}
+	c.wantLine(c.ok(kernel("ls", "--available")...), older, "was asked for")
+
+	// What is held, or ought to be, is let go without a release.
+	for _, text := range []string{"", "damaged"} {
+		if text != "" {
+			if err := os.WriteFile(place, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.wantLine(c.ok(kernel("update", "--dry-run")...), newer)
+		if !there(place) {
+			t.Error("a rehearsal let the kernel go")
+		}
+		r := c.runIn("", kernel("update")...)
+		if r.code != 0 || !shows(r.out, newer) || !strings.Contains(r.errors, "is let go") || there(place) {
+			t.Errorf("kernel update over %q = %+v, still held %v; want it let go", text, r, there(place))
+		}
+	}
+	c.fails(1, kernel("update"), "no role has a release")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -66,15 +67,19 @@ func (cmd *kernelLsCmd) available(ctx context.Context, a *app) error {
 	}
 	say := func(line string) { fmt.Fprintln(a.stderr, line) }
 	store, letGo, err := holdImages(ctx, cfg, say)
-	if err != nil {
+	switch {
+	case errors.Is(err, dsas.ErrNotFound): // nothing is built yet, which a kernel may be picked for
+		say(message(err))
+	case err != nil:
 		return err
+	default:
+		defer letGo()
 	}
-	defer letGo()
 	used, err := a.releaseViews(ctx, store)
 	if err != nil {
 		return err
 	}
-	list, err := imagebuild.Kernels(ctx, imagebuild.Options{Store: store, Cache: cfg.path("cache"), Locks: cfg.path("locks"), Progress: say})
+	list, err := imagebuild.Kernels(ctx, buildOptions(cfg, store, say))
 	if err != nil {
 		return err
 	}
@@ -107,7 +112,7 @@ func (cmd *kernelLsCmd) available(ctx context.Context, a *app) error {
 }
 
 // releaseViews gives the releases as a server that runs knows them; without one,
-// those of the store, of which nobody can say who uses them.
+// those of the store (nil: none), of which nobody can say who uses them.
 func (a *app) releaseViews(ctx context.Context, store *blobs.Store) ([]dsas.ReleaseView, error) {
 	c, err := a.client()
 	if err != nil {
@@ -118,6 +123,9 @@ func (a *app) releaseViews(ctx context.Context, store *blobs.Store) ([]dsas.Rele
 		return views, err
 	}
 	fmt.Fprintln(a.stderr, "the server cannot be asked who uses them")
+	if store == nil {
+		return nil, nil
+	}
 	all, err := store.Releases()
 	for _, r := range all {
 		views = append(views, dsas.ReleaseView{Name: r.Name(), Release: r})

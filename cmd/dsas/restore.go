@@ -314,7 +314,7 @@ func (r *restorer) plan() (backup.Plan, error) {
 		switch {
 		case top == "state":
 			i.To, i.UID, i.GID = cfg.path(rest), r.owner.uid, r.owner.gid
-			if rest != "tls.crt" {
+			if rest != "tls.crt" && rest != heldKernel { // who builds may be another user
 				i.Mode = 0o600
 			}
 		case strings.HasPrefix(f.Name, inBlobs+"/"):

@@ -3,9 +3,12 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -231,4 +234,121 @@ func TestImportDefinition(t *testing.T) {
 	}
 	c.wantLine(c.ok(at(other, "import", "web", archive, "--trust-definition")...), "web:2", two.ID.Short())
 	c.wantLine(c.ok(at(other, "import", "web", archive)...), "web:2", two.ID.Short(), "was here already")
+}
+
+// TestImportKeepsKernel: an image that needs modules gets them by the lock that
+// builds keep to, in the state folder, and not by one in the cache.
+func TestImportKeepsKernel(t *testing.T) {
+	c := newCLI(t)
+	dir := filepath.Dir(c.socket)
+	transferStore(t, dir)
+	place := filepath.Join(dir, "locks", "kernel.lock")
+	if err := errors.Join(os.Mkdir(filepath.Dir(place), 0o755), os.WriteFile(place, []byte("damaged"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(root, tarBytes(t, "etc/motd", "foreign"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// lb has no release whose modules it could take.
+	c.fails(1, []string{"image", "import", "lb", root, "--kernel", "web:1", "--state", dir, "--config", os.DevNull, "--keys-dir", filepath.Join(t.TempDir(), "keys")}, place)
+}
+
+// TestImportAgain: what nodes boot already, and comes again with findings, is no
+// failure, as the server says, or what was proposed last.
+func TestImportAgain(t *testing.T) {
+	c := newCLI(t)
+	served := filepath.Dir(c.socket)
+	one, _ := transferStore(t, served)
+	root := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(root, tarBytes(t, "etc/motd", "foreign"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	other := t.TempDir()
+	transferStore(t, other)
+	for _, dir := range []string{served, other} {
+		at := []string{"image", "import", "web", root, "--kernel", "web:1", "--state", dir, "--config", os.DevNull, "--keys-dir", filepath.Join(t.TempDir(), "keys")}
+		c.fails(1, at, "web:3", "not published")
+		r := c.runIn("", append(at, "--publish")...)
+		if r.code != 0 || dir == other && !shows(r.out, "web:3", "was here already; nodes boot it") {
+			t.Errorf("import --publish = %+v; want web:3", r)
+		}
+		if dir == served { // as the server would that is told of it
+			if _, err := c.store.Publish(t.Context(), "web", func(p *dsas.Published) ([]dsas.Event, error) {
+				proposed, err := c.releases.Store.Proposals()
+				p.Publish(proposed["web"], "test", time.Now())
+				return nil, err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r = c.runIn("", at...)
+		if r.code != 0 || !shows(r.out, "web:3", "was here already; nodes boot it") || !shows(r.errors, "warning", "nginx/run") {
+			t.Errorf("import of what nodes boot = %+v; want that said, with the warnings, and exit status 0", r)
+		}
+		var got imported
+		r = c.runIn("", append(at, "--json")...)
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.code != 0 || !got.Same || !got.Published {
+			t.Errorf("import --json of what nodes boot = %+v, %v; want it the same and published", r, err)
+		}
+	}
+	// The server's word counts, and not what was proposed once.
+	if _, err := c.store.Publish(t.Context(), "web", func(p *dsas.Published) ([]dsas.Event, error) {
+		p.Publish(one.ID, "test", time.Now())
+		return nil, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.fails(1, []string{"image", "import", "web", root, "--kernel", "web:1", "--state", served, "--config", os.DevNull, "--keys-dir", filepath.Join(t.TempDir(), "keys")}, "web:3", "not published")
+}
+
+// stopAt cancels when it is told a word.
+type stopAt struct {
+	word string
+	stop func()
+}
+
+func (s stopAt) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(s.word)) {
+		s.stop()
+	}
+	return len(p), nil
+}
+
+// TestImportStopped: a release that is listed is signed, wherever an import is
+// stopped after that.
+func TestImportStopped(t *testing.T) {
+	c := newCLI(t)
+	dir := filepath.Dir(c.socket)
+	transferStore(t, dir)
+	root := filepath.Join(t.TempDir(), "root.tar")
+	if err := os.WriteFile(root, tarBytes(t, "etc/motd", "foreign"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err := run(ctx, []string{"--server", c.socket, "image", "import", "web", root, "--kernel", "web:1", "--publish", "--state", dir, "--config", os.DevNull, "--keys-dir", filepath.Join(t.TempDir(), "keys")},
+		strings.NewReader(""), io.Discard, stopAt{"signed by key", cancel})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("import that is stopped when it has signed = %v; want that it was stopped before it was checked and published", err)
+	}
+	r, err := c.releases.Store.Find(dsas.ReleaseRef{Role: "web", Number: 3})
+	if err != nil || len(r.Signed.Signatures) == 0 {
+		t.Errorf("it left %+v, %v; want web:3 signed", r, err)
+	}
+	if p, err := c.releases.Store.Proposals(); err != nil || p["web"] != "" {
+		t.Errorf("it proposed %v, %v; want nothing", p, err)
+	}
+}
+
+// TestImportSlip: of a slip in the source nothing is made.
+func TestImportSlip(t *testing.T) {
+	c := newCLI(t)
+	dir := filepath.Join(t.TempDir(), "state")
+	for _, source := range []string{"nosuch.tar", "nosuch.tar:web", "oci-archive:/nosuch/x.tar", "tar:nosuch", "registry:/x/y"} {
+		c.fails(1, []string{"image", "import", "web", source, "--state", dir, "--config", os.DevNull, "--keys-dir", filepath.Join(dir, "keys")}, source, "no such file", "registry://HOST/NAME:TAG")
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: %v; want that nothing was made", dir, err)
+	}
 }

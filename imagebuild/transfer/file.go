@@ -31,13 +31,17 @@ func (ex Export) file(dest string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
+	mode := fs.FileMode(0o644)
+	if fi, err := os.Stat(dest); err == nil { // who may read what it replaces may read it
+		mode = fi.Mode().Perm()
+	}
 	f, err := os.CreateTemp(filepath.Dir(dest), ".dsas-export-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // fails after the rename, as it should
 	defer f.Close()
-	if err := errors.Join(write(f), f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(write(f), f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if ex.Force {
@@ -89,10 +93,23 @@ func renameNew(from, to string) error {
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		return errThere
-	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // a file system that cannot
-		return os.Rename(from, to)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS): // a file system that cannot, as NFS
+		return linkNew(from, to)
 	}
 	return err
+}
+
+// linkNew is renameNew by a second name, and then the first one goes: link(2)
+// replaces nothing on any file system.
+func linkNew(from, to string) error {
+	err := os.Link(from, to)
+	if errors.Is(err, fs.ErrExist) {
+		return errThere
+	}
+	if err != nil {
+		return fmt.Errorf("give it its name without replacing a file (--force renames it): %w", err)
+	}
+	return os.Remove(from)
 }
 
 // whole says of what an image names and has not that it is missing, in the

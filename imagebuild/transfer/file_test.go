@@ -72,6 +72,11 @@ func TestExportLeavesFiles(t *testing.T) {
 			t.Errorf("export to %s with force = %v", dest, err)
 		}
 	}
+	for _, name := range []string{"there.tar", "target"} {
+		if fi, err := os.Stat(at(name)); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s was 0600, and what replaced it is %v, %v", name, fi.Mode(), err)
+		}
+	}
 	if to, err := os.Readlink(at("link.tar")); err != nil || to != "target" {
 		t.Errorf("the link to the file that was replaced leads to %q, %v", to, err)
 	}

@@ -86,6 +86,26 @@ func openSource(ctx context.Context, place, tmp string, reg Registry) (*source, 
 	return fromRootTar(path)
 }
 
+// CheckPlace tells of a place on this machine whether anything is there, before
+// anything is made for it. What is there is looked at later.
+func CheckPlace(place string) error {
+	if _, ok := isRegistry(place); ok {
+		return nil
+	}
+	rest := place
+	for _, prefix := range []string{"oci:", "oci-archive:", "docker-archive:", "tar:"} {
+		if r, ok := strings.CutPrefix(place, prefix); ok {
+			rest = r
+			break
+		}
+	}
+	path, _ := splitRef(rest)
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("import %s: %w; give a folder or file, or registry://HOST/NAME:TAG", place, err)
+	}
+	return nil
+}
+
 // splitRef cuts "PATH:NAME" where PATH alone is there and the whole is not.
 func splitRef(s string) (path, ref string) {
 	if _, err := os.Stat(s); err == nil {
