@@ -13,6 +13,7 @@ import (
 
 	"dsas"
 	"dsas/imagebuild"
+	"dsas/server/blobs"
 )
 
 // TestKernelToIsRefused: what would reach apt or the file system is wrong usage,
@@ -209,4 +210,16 @@ func TestKernelBeforeFirstBuild(t *testing.T) {
 		}
 	}
 	c.fails(1, kernel("update"), "no role has a release")
+
+	// Nor does an image from elsewhere, which can get no other kernel, keep it.
+	images, err := blobs.Open(filepath.Join(dir, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	addRelease(t, images, "web", "foreign")
+	c.fails(1, kernel("update"), "no role has a release that can get another kernel")
+	c.ok(kernel("update", "--to", older)...)
+	if r := c.runIn("", kernel("update")...); r.code != 0 || !shows(r.out, "web", "left as it is") || there(place) {
+		t.Errorf("kernel update with a foreign release = %+v, still held %v; want it let go", r, there(place))
+	}
 }
