@@ -129,13 +129,10 @@ func buildImages(ctx context.Context, cfg config, req buildRequest) (built, erro
 	return out, nil
 }
 
-// aptFolder is in tests where apt's configuration is.
-var aptFolder string
-
 // buildOptions are those of whatever builds into the state folder: all of them
 // keep to the same locks, and so to the kernel that was asked for.
 func buildOptions(cfg config, store *blobs.Store, say func(string)) imagebuild.Options {
-	opt := imagebuild.Options{Cache: cfg.path("cache"), Locks: cfg.path("locks"), Etc: aptFolder, Progress: say}
+	opt := imagebuild.Options{Cache: cfg.path("cache"), Locks: cfg.path("locks"), Etc: cfg.Apt, Progress: say}
 	if store != nil { // else it would be a Store that is not nil
 		opt.Store = store
 	}

@@ -22,6 +22,7 @@ type configFlags struct {
 	State  string `help:"State folder (default /var/lib/dsas)." env:"DSAS_STATE" placeholder:"DIR"`
 	Roles  string `help:"Folder of your own role definitions (default /etc/dsas/roles)." name:"roles-dir" env:"DSAS_ROLES" placeholder:"DIR"`
 	Keys   string `help:"Folder of the keys that releases are signed by (default /etc/dsas/keys)." name:"keys-dir" env:"DSAS_KEYS" placeholder:"DIR"`
+	Apt    string `help:"Folder of apt's configuration, whose mirrors image builds take (default /etc/apt)." name:"apt-dir" env:"DSAS_APT" placeholder:"DIR"`
 }
 
 // load reads the file and puts the flags over it.
@@ -33,6 +34,7 @@ func (f *configFlags) load() (config, error) {
 	override(&c.State, f.State)
 	override(&c.Roles, f.Roles)
 	override(&c.Keys, f.Keys)
+	override(&c.Apt, f.Apt)
 	c.setDefaults()
 	return c, nil
 }

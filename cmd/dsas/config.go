@@ -32,6 +32,7 @@ type config struct {
 	Socket     string         `yaml:"socket"`     // /run/dsas/dsas.sock
 	Roles      string         `yaml:"roles"`      // /etc/dsas/roles
 	Keys       string         `yaml:"keys"`       // of releases: /etc/dsas/keys
+	Apt        string         `yaml:"apt"`        // where image builds learn the mirrors: /etc/apt
 	Listen     string         `yaml:"listen"`     // operators: 127.0.0.1:8443
 	Netns      string         `yaml:"netns"`      // boot listeners are opened in this namespace (the lab)
 	Interfaces []string       `yaml:"interfaces"` // boot listeners answer on these alone
@@ -212,6 +213,7 @@ func (c *config) setDefaults() {
 	def(&c.Socket, "/run/dsas/dsas.sock")
 	def(&c.Roles, "/etc/dsas/roles")
 	def(&c.Keys, defaultKeysDir)
+	def(&c.Apt, "/etc/apt")
 	def(&c.Listen, "127.0.0.1:8443")
 	def(&c.Bond.Name, "bond0")
 	def(&c.Bond.Options, "mode=active-backup miimon=100")

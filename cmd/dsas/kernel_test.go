@@ -164,8 +164,7 @@ func tinyMirror(t *testing.T, kernels ...string) {
 	put("lib/dsas-init", "init", 0o755)
 	put("lib/bb", "#!/bin/sh\necho ' - gosh' >&2\nexit 1\n", 0o755) // as gobusybox lists its commands
 	t.Setenv("DSAS_LIB", filepath.Join(top, "lib"))
-	aptFolder = filepath.Join(top, "apt")
-	t.Cleanup(func() { aptFolder = "" })
+	t.Setenv("DSAS_APT", filepath.Join(top, "apt"))
 }
 
 // TestKernelBeforeFirstBuild: a kernel can be picked before there is a store, and
