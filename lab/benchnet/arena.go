@@ -182,16 +182,25 @@ func (p *program) cpu() float64 { return cpuSeconds(p.cmd.Process.Pid) }
 
 func cpuSeconds(pid int) float64 {
 	total := procCPU(pid)
+	for _, c := range children(pid) {
+		total += cpuSeconds(c)
+	}
+	return total
+}
+
+// children gives the processes that pid's threads have started and that are there
+// (proc_pid_task_children(5)).
+func children(pid int) (list []int) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, t := range tasks {
 		b, _ := os.ReadFile(t)
 		for _, w := range strings.Fields(string(b)) {
 			if c, err := strconv.Atoi(w); err == nil {
-				total += cpuSeconds(c)
+				list = append(list, c)
 			}
 		}
 	}
-	return total
+	return list
 }
 
 // procCPU reads utime, stime, cutime and cstime (proc_pid_stat(5), fields 14 to
@@ -218,19 +227,16 @@ func procCPU(pid int) float64 {
 func (p *program) onCPU() float64 { return onCPU(p.cmd.Process.Pid) }
 
 func onCPU(pid int) (total float64) {
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	for _, t := range tasks {
-		b, _ := os.ReadFile(filepath.Join(t, "schedstat"))
+		b, _ := os.ReadFile(t)
 		var ns float64
 		if _, err := fmt.Sscan(string(b), &ns); err == nil {
 			total += ns / 1e9
 		}
-		b, _ = os.ReadFile(filepath.Join(t, "children"))
-		for _, w := range strings.Fields(string(b)) {
-			if c, err := strconv.Atoi(w); err == nil {
-				total += onCPU(c)
-			}
-		}
+	}
+	for _, c := range children(pid) {
+		total += onCPU(c)
 	}
 	return total
 }

@@ -23,13 +23,12 @@ func (d *desk) rehearse(ctx context.Context) (n int) {
 		return 0 // whoever asks will be told
 	}
 	defer func() { d.out.n = 0 }()
-	for i := range nodes {
-		node := &nodes[i]
+	for _, node := range nodes {
 		if len(node.NICs) == 0 {
 			continue
 		}
 		for _, t := range [...]dhcpv4.MessageType{dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeRequest} {
-			if d.rehearseOne(ctx, node, t, d.in.buf[n%batch][:0]) {
+			if d.rehearseOne(ctx, node.NICs[0].MAC, t, d.in.buf[n%batch][:0]) {
 				n++
 			}
 		}
@@ -40,10 +39,10 @@ func (d *desk) rehearse(ctx context.Context) (n int) {
 	return n
 }
 
-// rehearseOne answers a packet as node's firmware sends it, which is written to buf.
+// rehearseOne answers a packet as a node's firmware sends it, which is written to buf.
 // It tells whether there was an answer.
-func (d *desk) rehearseOne(ctx context.Context, node *dsas.Node, t dhcpv4.MessageType, buf []byte) bool {
-	s, mac := d.s, node.NICs[0].MAC
+func (d *desk) rehearseOne(ctx context.Context, mac dsas.MAC, t dhcpv4.MessageType, buf []byte) bool {
+	s := d.s
 	p := received{data: appendFirmware(buf, t, mac.HardwareAddr())}
 	d.slate.node = s.Store.SharedNode(mac)
 	if d.slate.node == nil || !s.read(d.l, d.slate, &p) {
@@ -51,10 +50,10 @@ func (d *desk) rehearseOne(ctx context.Context, node *dsas.Node, t dhcpv4.Messag
 	}
 	c := d.slate.begin(d.l, mac, &d.slate.req)
 	var ok bool
-	if c.subnet, ok = s.subnetFor(d.l, c, false); !ok || !c.subnet.Prefix.Contains(node.Address.Addr()) {
+	if c.subnet, ok = s.subnetFor(d.l, c, false); !ok || !c.subnet.Prefix.Contains(c.node.Address.Addr()) {
 		return false // it is behind a relay
 	}
-	c.address = node.Address.Addr()
+	c.address = c.node.Address.Addr()
 	plan, err := s.plan(ctx, c)
 	if err != nil {
 		return false

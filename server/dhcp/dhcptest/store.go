@@ -104,12 +104,8 @@ func text(n dsas.Node) string {
 
 // NodeByMAC finds a node.
 func (s *Store) NodeByMAC(_ context.Context, mac dsas.MAC) (dsas.Node, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range s.nodes {
-		if n.HasMAC(mac) {
-			return *n, nil
-		}
+	if n := s.SharedNode(mac); n != nil {
+		return *n, nil
 	}
 	return dsas.Node{}, fmt.Errorf("node with MAC %s: %w", mac, dsas.ErrNotFound)
 }
